@@ -1,0 +1,40 @@
+# Everything that a newcomer needs: make demo, make test. Everything that a contributor needs: make check, make bench.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: install demo test test-slow check format bench clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[llamacpp,banks,dev]'
+	touch $(STAMP)
+
+demo: install
+	$(BIN)/fewbits demo
+
+test: install
+	$(BIN)/python -m pytest -m "not slow and not gpu and not bench" -n 2 --dist loadgroup
+
+test-slow: install
+	$(BIN)/python -m pytest -m "slow"
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/check_docs.py
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: install
+	$(BIN)/python -m benchmarks.run
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,1 @@
+"""Pure: every number and verdict that anyone reads."""

@@ -1,0 +1,1 @@
+"""argv to use-case to exit code; one module per command."""

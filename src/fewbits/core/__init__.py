@@ -1,0 +1,1 @@
+"""No domain: errors, codec, digests, units, atomic files, child processes."""

@@ -1,0 +1,1 @@
+"""Reading the machine: fingerprint, pressure, temperature, memory."""

@@ -1,0 +1,1 @@
+"""Quantizers: (model, scheme) becomes an Artifact."""

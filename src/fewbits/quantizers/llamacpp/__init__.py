@@ -1,0 +1,1 @@
+"""GGUF variants made by llama.cpp."""

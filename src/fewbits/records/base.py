@@ -1,0 +1,108 @@
+"""The base of every record, and the closed sets of words that records use."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of records that we write: immutable, unknown keys are refused on decoding.
+
+    msgspec does not inherit `kw_only`, and mypy wants `frozen` spelled out, so every subclass repeats both.
+    """
+
+
+class OpenRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of views that read *some* fields of a larger record; unknown keys are skipped (fast)."""
+
+
+class TokenStatus(StrEnum):
+    """Which of the two telemetry pairs a runtime reported (roadmap, guiding rule 1)."""
+
+    OK = "OK"
+    TOKEN_COUNT_UNAVAILABLE = "TOKEN_COUNT_UNAVAILABLE"  # noqa: S105 - a status, not a password
+    TIMING_UNAVAILABLE = "TIMING_UNAVAILABLE"
+    TOKEN_AND_TIMING_UNAVAILABLE = "TOKEN_AND_TIMING_UNAVAILABLE"  # noqa: S105
+
+
+class RunQuality(StrEnum):
+    """Whether foreign disturbance touched a trial (or a row of trials)."""
+
+    CLEAN = "CLEAN"
+    POLLUTED = "POLLUTED"
+
+
+class PollutionReason(StrEnum):
+    """Why a trial is `POLLUTED`."""
+
+    FOREIGN_CPU_LOAD = "FOREIGN_CPU_LOAD"
+    CPU_PRESSURE = "CPU_PRESSURE"
+    CPU_STEAL = "CPU_STEAL"
+    MEMORY_PRESSURE = "MEMORY_PRESSURE"
+    IO_PRESSURE = "IO_PRESSURE"
+    THERMAL_THROTTLING = "THERMAL_THROTTLING"
+    MISSING_TOKEN_TIMINGS = "MISSING_TOKEN_TIMINGS"  # noqa: S105
+    CONTROLS_NOT_APPLIED = "CONTROLS_NOT_APPLIED"
+    HIGH_ORCHESTRATION_OVERHEAD = "HIGH_ORCHESTRATION_OVERHEAD"
+
+
+class TrialStatus(StrEnum):
+    """How a trial ended. Everything but `OK` scores 0 and stays in the mean."""
+
+    OK = "OK"
+    EMPTY = "EMPTY"
+    TIMEOUT = "TIMEOUT"
+    CRASHED = "CRASHED"
+    PROTOCOL_ERROR = "PROTOCOL_ERROR"
+
+
+class Unavailable(StrEnum):
+    """Why a number is `null`. Closed set; a reader can rely on it."""
+
+    NOT_REPORTED = "NOT_REPORTED"
+    """The runtime did not report it."""
+    NOT_STREAMED = "NOT_STREAMED"
+    """The reply came in one piece, so there is no first-token moment."""
+    NO_OUTPUT = "NO_OUTPUT"
+    """Nothing was generated, so the quantity does not exist."""
+    ZERO_DENOMINATOR = "ZERO_DENOMINATOR"
+    TOKEN_STATUS_NOT_OK = "TOKEN_STATUS_NOT_OK"  # noqa: S105
+    NO_SENSOR = "NO_SENSOR"
+    REMOTE_PROCESS = "REMOTE_PROCESS"
+    """The process that holds the weights is not on this machine, or not ours to read."""
+    NOT_SUPPORTED = "NOT_SUPPORTED"
+    """The runtime cannot be told or asked."""
+    NO_CHECKS = "NO_CHECKS"
+    NO_REFERENCE = "NO_REFERENCE"
+    NOTHING_SAVED = "NOTHING_SAVED"
+    """The reference needs no more memory than this variant, so quality lost per GiB saved does not exist."""
+    TOO_FEW_SAMPLES = "TOO_FEW_SAMPLES"
+    TRIAL_FAILED = "TRIAL_FAILED"
+    NOT_CODE = "NOT_CODE"
+    NO_CLEAN_TRIALS = "NO_CLEAN_TRIALS"
+
+
+class Bucket(StrEnum):
+    """What a text task exercises."""
+
+    LOGIC = "logic"
+    REFACTOR = "refactor"
+    STRUCTURED_OUTPUT = "structured_output"
+    EXTRACTION = "extraction"
+
+
+class ExecutionLane(StrEnum):
+    """Where a sweep runs: a label that travels with its artifacts."""
+
+    CI = "ci"
+    LAB = "lab"
+
+
+class VramProfile(StrEnum):
+    """How much of the memory may be used: a label here, a limit in the lab guards."""
+
+    SAFE = "safe"
+    BALANCED = "balanced"
+    STRESS = "stress"

@@ -1,0 +1,173 @@
+"""The resolved plan of a sweep: what will be run, under which controls and policies, writing which files."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from fewbits.records.base import Bucket, ExecutionLane, Record, VramProfile
+from fewbits.records.variant import ModelSource
+
+Rate = Annotated[float, Meta(ge=0, le=1)]
+
+
+class Controls(Record, frozen=True, kw_only=True):
+    """What is held fixed. Requested here; what was effective is read back from the engine into every trial."""
+
+    seed: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 1337
+    threads: Annotated[int, Meta(ge=1)] | None = None
+    """Compute threads; `None` resolves to the physical cores that this process may use."""
+    affinity_policy: Annotated[str, Meta(pattern=r"^(none|auto|cores:[0-9,\-]+)$")] = "auto"
+    """`none`: leave to the OS; `auto`: pin the engine to the first `threads` allowed cores; `cores:0,2-3`: these."""
+    warmup_steps: Annotated[int, Meta(ge=0, le=100)] = 1
+    """Unrecorded generations after each model load."""
+    temperature: Annotated[float, Meta(ge=0, le=2)] = 0.0
+    max_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] = 256
+    context_size: Annotated[int, Meta(ge=64, le=10_000_000)] = 2048
+    batch_size: Annotated[int, Meta(ge=1, le=65536)] = 512
+
+
+class EffectiveControls(Record, frozen=True, kw_only=True):
+    """What the engine and the OS report about the controls; `unavailable` says why a field is `null`."""
+
+    seed: int | None = None
+    threads: int | None = None
+    affinity: tuple[int, ...] | None = None
+    """Cores that the serving process may run on, read back from the OS."""
+    context_size: int | None = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+    unavailable: dict[str, str] = {}  # noqa: RUF012 - msgspec copies mutable defaults
+
+
+class CanaryPolicy(Record, frozen=True, kw_only=True):
+    """The repeated check before the matrix. `runs = 0` switches it off (and the summary says so)."""
+
+    runs: Annotated[int, Meta(ge=0, le=1000)] = 10
+    task_id: str | None = None
+    """`None`: the first selected task."""
+    quant_tag: str | None = None
+    """`None`: the reference variant."""
+    drop_first_run: bool = True
+    max_latency_variation: Annotated[float, Meta(gt=0, le=10)] = 0.03
+    """Largest coefficient of variation (sample standard deviation / mean) of model-internal seconds."""
+    max_missing_telemetry_rate: Rate = 0.0
+    max_polluted_retries: Annotated[int, Meta(ge=0, le=1000)] = 10
+    """Repeats that foreign load spoiled are run again, up to this many, so that the gate judges the engine."""
+
+
+class QualityPolicy(Record, frozen=True, kw_only=True):
+    """When a trial is POLLUTED by foreign disturbance, and when a row is. Named, stored in the plan, part of its digest."""
+
+    name: str = "standard-v1"
+    max_foreign_cpu_ratio: Rate = 0.10
+    """CPU time used by processes that are not ours / (wall time x cores usable)."""
+    max_cpu_pressure_ratio: Rate = 0.25
+    """Share of wall time in which some task waited for a CPU (Linux PSI `some`), beyond what our own processes cause."""
+    max_steal_ratio: Rate = 0.05
+    max_memory_pressure_ratio: Rate = 0.05
+    max_io_pressure_ratio: Rate = 0.20
+    max_throttle_events: Annotated[int, Meta(ge=0)] = 0
+    max_orchestration_overhead_ratio: Rate = 0.25
+    row_max_polluted_rate: Rate = 0.25
+    """A row with a larger share of polluted trials is POLLUTED as a whole."""
+    row_max_missing_telemetry_rate: Rate = 0.0
+
+
+class SelectionPolicy(Record, frozen=True, kw_only=True):
+    """The limits that a recommendation must meet. Named, stored in the plan, part of its digest."""
+
+    name: str = "threshold-v1"
+    adherence_threshold: Rate = 0.95
+    """Smallest ratio of mean adherence to the reference variant's."""
+    adherence_floor: Rate = 0.10
+    """Smallest absolute mean adherence, for the reference row too."""
+    latency_ceiling: Annotated[float, Meta(gt=0)] = 10.0
+    """Largest median wall-clock seconds per trial."""
+    include_invalid: bool = False
+    """Let polluted or otherwise invalid rows take part. KPIs stay strict."""
+
+
+class TaskSelection(Record, frozen=True, kw_only=True):
+    """Which tasks of the bank are asked: bucket, then tier, then id bounds, then the first `limit`."""
+
+    buckets: tuple[Bucket, ...] = ()
+    tiers: tuple[int, ...] = ()
+    id_min: str | None = None
+    id_max: str | None = None
+    ids: tuple[str, ...] = ()
+    limit: Annotated[int, Meta(ge=0)] = 0
+    """0 = no limit."""
+
+
+class SweepSpec(Record, frozen=True, kw_only=True):
+    """Everything a sweep was asked for, with every default filled in. The same spec plans the same trials."""
+
+    models: Annotated[tuple[str, ...], Meta(min_length=1)]
+    quants: Annotated[tuple[str, ...], Meta(min_length=1)]
+    reference_quant: str | None = None
+    """`None`: the variant with the most bits per weight."""
+    task_bank: str
+    selection: TaskSelection = TaskSelection()
+    runs_per_quant: Annotated[int, Meta(ge=1, le=10_000)] = 1
+    runtime: str = "llamacpp"
+    base_url: str | None = None
+    runtime_target: str = "local-hardware"
+    execution_mode: str = "live-card"
+    execution_lane: ExecutionLane = ExecutionLane.LAB
+    vram_profile: VramProfile = VramProfile.SAFE
+    controls: Controls = Controls()
+    trial_timeout_seconds: Annotated[float, Meta(gt=0, le=86_400)] = 120.0
+    load_timeout_seconds: Annotated[float, Meta(gt=0, le=86_400)] = 300.0
+    canary: CanaryPolicy = CanaryPolicy()
+    quality: QualityPolicy = QualityPolicy()
+    policy: SelectionPolicy = SelectionPolicy()
+    out_dir: str
+    summary_out: str
+    script: str | None = None
+    """For the scripted runtime: the file that holds its replies."""
+
+
+class PlannedTask(Record, frozen=True, kw_only=True):
+    """A task as the plan pins it."""
+
+    task_id: str
+    revision: int
+    digest: str
+    bucket: Bucket
+    tier: int
+
+
+class Plan(Record, frozen=True, kw_only=True):
+    """A spec resolved on a machine. `digest` covers everything that could change a result; it never covers paths or the clock."""
+
+    schema_version: str = "fewbits.plan.v1"
+    digest: str
+    spec: SweepSpec
+    models: tuple[ModelSource, ...]
+    tasks: tuple[PlannedTask, ...]
+    task_bank_digest: str
+    controls: Controls
+    """With `threads` resolved."""
+    hardware_fingerprint: str
+    commit_sha: str | None
+    trials_total: int
+    artifacts: dict[str, str]
+    """Role of each file the sweep will write -> its path."""
+
+
+class PlannedTrial(Record, frozen=True, kw_only=True):
+    """One cell of the matrix, in run order. `block` groups the trials that are compared with each other."""
+
+    index: int
+    block: int
+    model_id: str
+    quant_tag: str
+    task_id: str
+    repetition: int
+
+    @property
+    def key(self) -> tuple[str, str, str, int]:
+        """The identity of the cell: model, quant, task, repetition."""
+        return (self.model_id, self.quant_tag, self.task_id, self.repetition)

@@ -1,0 +1,1 @@
+"""Records become words and pictures; no arithmetic."""

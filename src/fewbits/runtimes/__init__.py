@@ -1,0 +1,1 @@
+"""Runtimes: (artifact, request) becomes a Reply."""

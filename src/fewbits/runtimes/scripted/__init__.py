@@ -1,0 +1,1 @@
+"""A scripted runtime for tests and examples: replies come from a file, never from a model."""

@@ -1,0 +1,1 @@
+"""Bytes on disk: run directory, trial journal, artifact cache."""

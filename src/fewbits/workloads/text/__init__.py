@@ -1,0 +1,1 @@
+"""Text tasks: banks, typed checks, sandboxed execution."""
