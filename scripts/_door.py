@@ -1,0 +1,19 @@
+"""The scripts are doors into the CLI: they find the project's environment when the calling Python lacks fewbits."""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+
+def open_door(command: str) -> int:
+    """Run `fewbits COMMAND` with this script's arguments."""
+    if importlib.util.find_spec("fewbits") is None:
+        python = Path(__file__).resolve().parent.parent / ".venv" / "bin" / "python"
+        if not python.exists() or Path(sys.executable) == python:
+            print("fewbits is not installed: run `make install` in the checkout first.", file=sys.stderr)
+            return 3
+        os.execv(python, [str(python), *sys.argv])
+    from fewbits.cli.main import main
+
+    return main([command, *sys.argv[1:]])

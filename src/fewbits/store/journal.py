@@ -1,0 +1,108 @@
+"""The trial journal: JSON lines, appended whole and flushed one by one. The truth that everything else is rebuilt from."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import msgspec
+
+from fewbits.core.codec import encode_canonical
+from fewbits.core.errors import StoreError
+from fewbits.core.files import storage_error
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class JournalContent(Generic[R]):
+    """What a journal holds: decoded rows in file order, a digest that does not depend on order, and the bytes of a torn tail."""
+
+    rows: tuple[R, ...]
+    digest: str
+    torn_bytes: int
+
+
+def read_journal(path: Path, row_type: type[R]) -> JournalContent[R]:
+    """Read a journal; a missing file is an empty journal.
+
+    A last line without its newline is a write that was cut off: it is left out and counted in `torn_bytes`. A bad line
+    anywhere else raises `StoreError` with its number: that is damage, not a crash, and nothing is guessed about it.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        data = b""
+    except OSError as error:
+        msg = f"cannot read {path}: {error.strerror}"
+        raise StoreError(msg) from error
+    whole_end = data.rfind(b"\n") + 1
+    torn = len(data) - whole_end
+    lines = data[:whole_end].splitlines() if whole_end else []
+    return JournalContent(_decode(lines, row_type, path), _digest(lines), torn)
+
+
+def _decode(lines: list[bytes], row_type: type[R], path: Path) -> tuple[R, ...]:
+    decoder = msgspec.json.Decoder(row_type)
+    rows: list[R] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(decoder.decode(line))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            msg = f"{path}:{number}: {error}. The journal was damaged or edited: restore it, or start over with --fresh."
+            raise StoreError(msg) from error
+    return tuple(rows)
+
+
+def _digest(lines: Iterable[bytes]) -> str:
+    row_digests = sorted(hashlib.sha256(line).digest() for line in lines)
+    return hashlib.sha256(b"".join(row_digests)).hexdigest()
+
+
+class JournalWriter:
+    """Appends rows to a journal. One row is one `write(2)`, flushed to the device before `append` returns."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+            self._drop_torn_tail()
+        except OSError as error:
+            raise storage_error(path, error) from error
+
+    def _drop_torn_tail(self) -> None:
+        """Cut off a last line that never got its newline, so that the next row starts on a line of its own."""
+        size = os.fstat(self._descriptor).st_size
+        position = size
+        while position > 0:
+            start = max(0, position - 65536)
+            chunk = os.pread(self._descriptor, position - start, start)
+            newline = chunk.rfind(b"\n")
+            if newline >= 0:
+                position = start + newline + 1
+                break
+            position = start
+        if position < size:
+            os.ftruncate(self._descriptor, position)
+
+    def append(self, row: object) -> None:
+        """Write one row. Raises `StoreError`; a row that could only be written in part is cut off again."""
+        line = encode_canonical(row) + b"\n"
+        before = os.fstat(self._descriptor).st_size
+        try:
+            written = os.write(self._descriptor, line)
+            if written != len(line):
+                os.ftruncate(self._descriptor, before)
+                raise OSError(28, os.strerror(28))
+            os.fdatasync(self._descriptor)
+        except OSError as error:
+            raise storage_error(self._path, error) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)
