@@ -20,11 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> ExitCode:
     """Validate a bank or print the schema."""
     from fewbits.workloads.text import bank as banks
+    from fewbits.workloads.text.named_banks import open_bank
 
     if arguments.action == "schema":
         print(json.dumps(banks.export_schema(), indent=2, sort_keys=True))
         return ExitCode.OK
-    loaded = banks.load_bank(arguments.bank)
+    loaded = open_bank(arguments.bank)
     problems = banks.validate_bank(loaded.bank)
     if problems:
         raise SpecError(problems)

@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     module_name, help_line = COMMANDS[name]
     try:
         signal.signal(signal.SIGTERM, _interrupt)
-        command: Command = importlib.import_module(module_name)  # type: ignore[assignment]
+        command: Command = importlib.import_module(module_name)
         command_parser = argparse.ArgumentParser(
             prog=f"fewbits {name}",
             description=help_line[0].upper() + help_line[1:] + ".",

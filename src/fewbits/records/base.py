@@ -82,6 +82,16 @@ class Unavailable(StrEnum):
     TRIAL_FAILED = "TRIAL_FAILED"
     NOT_CODE = "NOT_CODE"
     NO_CLEAN_TRIALS = "NO_CLEAN_TRIALS"
+    CLOCKS_DISAGREE = "CLOCKS_DISAGREE"
+    """Two clocks or two readings of a counter contradict each other (the engine claims more time than passed)."""
+    COUNTS_DISAGREE = "COUNTS_DISAGREE"
+    """Two reported counts contradict each other (more cached prompt tokens than prompt tokens)."""
+    NOMINAL_BITS = "NOMINAL_BITS"
+    """There is no file to measure: the variant is ranked by the bits that its tag stands for."""
+    NO_TRIALS = "NO_TRIALS"
+    """The journal holds no trial that could show it."""
+    NO_HISTORY = "NO_HISTORY"
+    """Nothing was measured before that an estimate could be made from."""
 
 
 class Bucket(StrEnum):

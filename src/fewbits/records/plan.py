@@ -127,6 +127,8 @@ class SweepSpec(Record, frozen=True, kw_only=True):
     summary_out: str
     script: str | None = None
     """For the scripted runtime: the file that holds its replies."""
+    description: str = ""
+    """Free text of the preset, shown in the dry run; no part of the plan digest."""
 
 
 class PlannedTask(Record, frozen=True, kw_only=True):

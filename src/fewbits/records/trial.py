@@ -177,6 +177,7 @@ class TokenMetricsView(OpenRecord, frozen=True, kw_only=True):
     status: TokenStatus
     prompt_tokens: int | None = None
     output_tokens: int | None = None
+    cached_prompt_tokens: int | None = None
     prompt_tokens_per_second: float | None = None
     generation_tokens_per_second: float | None = None
 
@@ -226,3 +227,25 @@ class TrialView(OpenRecord, frozen=True, kw_only=True):
     run_quality_status: RunQuality
     run_quality_reasons: tuple[PollutionReason, ...]
     vibe_metrics: VibeView
+    controls_effective: EffectiveControls
+    started_at: str
+    engine: str = ""
+    engine_version: str = ""
+
+
+class DeltaView(OpenRecord, frozen=True, kw_only=True):
+    """The part of `EnvironmentDelta` that the canary's advice reads."""
+
+    foreign_cpu_ratio: float | None = None
+
+
+class EnvironmentView(OpenRecord, frozen=True, kw_only=True):
+    """The part of `Environment` that the canary's advice reads."""
+
+    during: DeltaView
+
+
+class CanaryView(TrialView, frozen=True, kw_only=True):
+    """A canary row: what summaries read, and how much others disturbed it."""
+
+    environment: EnvironmentView | None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from fewbits.records.plan import Controls, EffectiveControls
 from fewbits.records.runtime import GenerateRequest, RuntimeCapabilities
 from fewbits.records.trial import RawReply
-from fewbits.records.variant import ServedIdentity, Variant
+from fewbits.records.variant import Artifact, ServedIdentity, Variant
 
 
 class RuntimeSession(Protocol):
@@ -60,3 +60,15 @@ class Runtime(Protocol):
 
     def open(self, variant: Variant, controls: Controls, load_timeout_seconds: float) -> RuntimeSession:
         """Load a variant. Raises `PrerequisiteError` (no engine, no server), `BackendError` (load failed), `IdentityError`."""
+
+
+@runtime_checkable
+class ServerCatalogue(Protocol):
+    """What a runtime offers whose models already lie on a server (or in a script): there is nothing to build."""
+
+    def artifact_for(self, model_id: str, scheme: str) -> Artifact:
+        """Describe the server's model at this scheme; what the server does not tell is `None`.
+
+        Raises `PrerequisiteError` when the server or the model is not there, `IdentityError` when the server reports
+        another quantization for that very name, `BackendError` and `ProtocolError` as its answers go.
+        """

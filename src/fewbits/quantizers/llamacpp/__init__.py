@@ -1,1 +1,1 @@
-"""GGUF variants made by llama.cpp."""
+"""llama.cpp as a quantizer: GGUF in, GGUF out, through the user's own build or a prebuilt wheel."""

@@ -1,0 +1,5 @@
+"""`python -m fewbits` is `fewbits`."""
+
+from fewbits.cli.main import main
+
+raise SystemExit(main())

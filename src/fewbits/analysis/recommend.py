@@ -1,0 +1,133 @@
+"""Which variants meet the limits, and the two that are recommended: a total order, so the same rows give the same picks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from fewbits.analysis.frontier import Frontier, FrontierPoint, pareto_frontier
+from fewbits.records.plan import SelectionPolicy
+from fewbits.records.summary import EfficiencyFrontier, FrontierReason, QuantRow
+
+TOLERANCE = 1e-9
+"""Limits are inclusive; 0.95 x 0.8 must not exclude 0.76 by rounding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Rows with eligibility and frontier filled in (order kept), and the picks among them (`None`: nothing qualifies)."""
+
+    rows: tuple[QuantRow, ...]
+    reference: QuantRow | None
+    minimum_adherence: float | None
+    minimum_viable: QuantRow | None
+    best_value: QuantRow | None
+    reason: FrontierReason
+    objectives: tuple[str, ...]
+
+    @property
+    def pareto_quant_tags(self) -> tuple[str, ...]:
+        """Tags on the frontier, most bits per weight first."""
+        members = [row for row in self.rows if row.on_frontier]
+        return tuple(row.quant_tag for row in sorted(members, key=lambda row: -row.quant_rank))
+
+
+def select(rows: Sequence[QuantRow], policy: SelectionPolicy) -> Selection:
+    """Judge the rows of one model and choose. Order of the rows never matters to the result.
+
+    A row takes part when it is valid, or has the numbers and `include_invalid` is on. It is eligible when its adherence
+    reaches both the floor and the threshold's share of the reference, and its median latency the ceiling. The reference
+    must itself be valid (or let in) and above the floor; otherwise nothing is recommended, because the bar means nothing.
+    """
+    reference = next((row for row in rows if row.is_reference), None)
+    reason = _reference_problem(reference, policy)
+    minimum = None
+    if reference is not None and reference.adherence_score is not None:
+        minimum = max(policy.adherence_floor, policy.adherence_threshold * reference.adherence_score)
+    frontier = _frontier([row for row in rows if takes_part(row, policy)])
+    judged = tuple(_judge(row, policy, minimum, reason, frontier) for row in rows)
+    eligible = [row for row in judged if row.eligible]
+    if reason is FrontierReason.OK and not eligible:
+        reason = FrontierReason.NO_QUANT_MET_LIMITS
+    return Selection(
+        rows=judged,
+        reference=next((row for row in judged if row.is_reference), None),
+        minimum_adherence=minimum,
+        # ranks are unique in a session: bits per weight, then file size, then tag
+        minimum_viable=min(eligible, key=lambda row: (row.quant_rank, row.quant_tag), default=None),
+        best_value=min(eligible, key=_value_order, default=None),
+        reason=reason,
+        objectives=frontier.objectives,
+    )
+
+
+def takes_part(row: QuantRow, policy: SelectionPolicy) -> bool:
+    """Tell whether a row may be compared: it has a score and a latency, and is valid or let in by the override."""
+    return row.adherence_score is not None and row.total_latency is not None and (row.valid or policy.include_invalid)
+
+
+def utility(row: QuantRow) -> float:
+    """Adherence per wall-clock second; 0 where either is missing or no time passed. Source: roadmap, phase 4, item 3."""
+    if row.adherence_score is None or row.total_latency is None or row.total_latency <= 0:
+        return 0.0
+    return row.adherence_score / row.total_latency
+
+
+def _value_order(row: QuantRow) -> tuple[float, float, float, int, str]:
+    """Best first: utility, then adherence, then lower latency, then more bits per weight, then tag (roadmap, phase 4)."""
+    return (-round(utility(row), 9), -(row.adherence_score or 0.0), row.total_latency or 0.0, -row.quant_rank, row.quant_tag)
+
+
+def _reference_problem(reference: QuantRow | None, policy: SelectionPolicy) -> FrontierReason:
+    if reference is None:
+        return FrontierReason.NO_REFERENCE
+    if reference.adherence_score is None:
+        return FrontierReason.REFERENCE_NOT_SCORED
+    if not takes_part(reference, policy):
+        return FrontierReason.REFERENCE_INVALID
+    if reference.adherence_score < policy.adherence_floor - TOLERANCE or reference.adherence_score <= 0:
+        return FrontierReason.REFERENCE_BELOW_FLOOR
+    return FrontierReason.OK
+
+
+def _frontier(rows: Sequence[QuantRow]) -> Frontier:
+    return pareto_frontier(
+        [
+            FrontierPoint(row.quant_tag, row.adherence_score, row.total_latency, row.peak_memory_rss, row.variant_bytes)
+            for row in rows
+            if row.adherence_score is not None and row.total_latency is not None
+        ]
+    )
+
+
+def _judge(row: QuantRow, policy: SelectionPolicy, minimum: float | None, reason: FrontierReason, frontier: Frontier) -> QuantRow:
+    meets_adherence = row.adherence_score is not None and minimum is not None and row.adherence_score >= minimum - TOLERANCE
+    meets_latency = row.total_latency is not None and row.total_latency <= policy.latency_ceiling + TOLERANCE
+    dominators = frontier.dominated_by.get(row.quant_tag)
+    return msgspec.structs.replace(
+        row,
+        meets_adherence=meets_adherence,
+        meets_latency=meets_latency,
+        eligible=reason is FrontierReason.OK and takes_part(row, policy) and meets_adherence and meets_latency,
+        on_frontier=dominators == (),
+        dominated_by=dominators or (),
+    )
+
+
+def frontier_block(selection: Selection, policy: SelectionPolicy) -> EfficiencyFrontier:
+    """Return the selection in the summary's shape."""
+    minimum = selection.minimum_viable.quant_tag if selection.minimum_viable else None
+    return EfficiencyFrontier(
+        adherence_threshold=policy.adherence_threshold,
+        adherence_floor=policy.adherence_floor,
+        minimum_adherence=None if selection.minimum_adherence is None else round(selection.minimum_adherence, 6),
+        latency_ceiling=policy.latency_ceiling,
+        objectives=selection.objectives,
+        pareto_quant_tags=selection.pareto_quant_tags,
+        minimum_viable_quant_tag=minimum,
+        best_value_quant_tag=selection.best_value.quant_tag if selection.best_value else None,
+        optimal_quant_tag=minimum,
+        reason=selection.reason,
+    )

@@ -1,0 +1,226 @@
+"""Plan, manifests and journal to the sweep summary: pure, the same bytes for any row order."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from operator import attrgetter
+from typing import Any
+
+import msgspec
+
+from fewbits.analysis.explain import explain
+from fewbits.analysis.recommend import frontier_block, select
+from fewbits.analysis.rows import RowDraft, RowInput, build_row, compare_with_reference, missing_telemetry
+from fewbits.analysis.statistics import rounded
+from fewbits.analysis.trial_table import Group, TrialTable, build_table
+from fewbits.core.errors import IdentityError, SpecError
+from fewbits.records.base import RunQuality
+from fewbits.records.plan import Plan, SelectionPolicy
+from fewbits.records.schemes import find_scheme
+from fewbits.records.summary import (
+    CanaryBlock,
+    Provenance,
+    RunQualityDiagnostics,
+    Session,
+    StabilityKpis,
+    SweepSummary,
+)
+from fewbits.records.trial import TrialView
+from fewbits.records.variant import Artifact
+
+Artifacts = Mapping[tuple[str, str], Artifact]
+_CONTROL_FIELDS = ("affinity", "context_size", "max_tokens", "seed", "temperature", "threads")
+
+
+def summarise(
+    plan: Plan,
+    artifacts: Artifacts,
+    trials: Iterable[TrialView],
+    *,
+    canary: CanaryBlock,
+    journal_digest: str,
+    fewbits_version: str,
+) -> SweepSummary:
+    """Return the summary of a run, finished or not.
+
+    `artifacts` maps (model id, quant tag) to manifests; a variant without one keeps its row, with `null` sizes.
+    Trials of other phases than `matrix` are skipped. Raises `StoreError` when the journal holds rows that are not the
+    plan's, `IdentityError` when trials were run on other weights than the manifest's.
+    """
+    table = build_table(plan, trials)
+    _check_weights(artifacts, table)
+    sessions = tuple(_session(plan, model.model_id, artifacts, table) for model in plan.models)
+    started = [moment for group in table.groups.values() for moment in group.values("started_at")]
+    return SweepSummary(
+        commit_sha=plan.commit_sha,
+        hardware_fingerprint=plan.hardware_fingerprint,
+        execution_lane=plan.spec.execution_lane,
+        vram_profile=plan.spec.vram_profile,
+        provenance=Provenance(
+            plan_digest=plan.digest,
+            journal_digest=journal_digest,
+            fewbits_version=fewbits_version,
+            first_trial_at=min(started, default=None),
+            last_trial_at=max(started, default=None),
+        ),
+        matrix=_matrix(plan),
+        experimental_controls=plan.controls,
+        controls_effective=_controls_effective(table),
+        quality_policy=plan.spec.quality,
+        selection_policy=plan.spec.policy,
+        canary=canary,
+        complete=table.counted >= plan.trials_total,
+        trials_expected=plan.trials_total,
+        trials_counted=table.counted,
+        sessions=sessions,
+        stability_kpis=_kpis(sessions, table, plan.spec.policy),
+        run_quality=_diagnostics(table),
+    )
+
+
+def _session(plan: Plan, model_id: str, artifacts: Artifacts, table: TrialTable) -> Session:
+    tags = tuple(dict.fromkeys(plan.spec.quants))
+    ranks = rank_quants({tag: artifacts.get((model_id, tag)) for tag in tags})
+    reference_tag = plan.spec.reference_quant or max(tags, key=lambda tag: _reference_order(tag, ranks, artifacts, model_id))
+    drafts = {
+        tag: build_row(
+            RowInput(
+                quant_tag=tag,
+                rank=ranks[tag],
+                artifact=artifacts.get((model_id, tag)),
+                group=table.groups.get((model_id, tag), Group(())),
+                expected_runs=len(plan.tasks) * plan.spec.runs_per_quant,
+                policy=plan.spec.quality,
+                include_invalid=plan.spec.policy.include_invalid,
+                ranked_by_tag=nominal_bits(tag) is not None,
+            )
+        )
+        for tag in tags
+    }
+    reference: RowDraft | None = drafts.get(reference_tag)
+    ordered = sorted(drafts.values(), key=lambda draft: -draft.row.quant_rank)
+    selection = select([compare_with_reference(draft, reference) for draft in ordered], plan.spec.policy)
+    headline, detail = explain(selection, plan.spec.policy)
+    engine, version = _engine([table.groups[key] for key in sorted(table.groups) if key[0] == model_id])
+    return Session(
+        model_id=model_id,
+        baseline_quant=reference_tag,
+        engine=engine,
+        engine_version=version,
+        per_quant=selection.rows,
+        efficiency_frontier=frontier_block(selection, plan.spec.policy),
+        recommendation_detail=detail,
+        recommendation=headline,
+    )
+
+
+def nominal_bits(tag: str) -> float | None:
+    """Return the bits per weight that a tag stands for; `None` for a tag that is no llama.cpp scheme."""
+    try:
+        return find_scheme(tag).nominal_bits_per_weight
+    except SpecError:
+        return None
+
+
+def rank_quants(artifacts: Mapping[str, Artifact | None]) -> dict[str, int]:
+    """Return tag -> rank, 0 = fewest bits per weight; ties by file size, then tag, so ranks are unique.
+
+    Measured bits count; without a file the tag's nominal ones. A variant about which neither is known ranks highest:
+    it must never win as the one with the fewest bits.
+    """
+
+    def order(tag: str) -> tuple[float, int, str]:
+        artifact = artifacts[tag]
+        bits = _bits(tag, artifact)
+        return (math.inf if bits is None else bits, artifact.bytes or 0 if artifact else 0, tag)
+
+    return {tag: rank for rank, tag in enumerate(sorted(artifacts, key=order))}
+
+
+def _bits(tag: str, artifact: Artifact | None) -> float | None:
+    if artifact is not None and artifact.bits_per_weight is not None:
+        return artifact.bits_per_weight
+    return nominal_bits(tag)
+
+
+def _reference_order(tag: str, ranks: Mapping[str, int], artifacts: Artifacts, model_id: str) -> tuple[bool, int]:
+    """Highest precision that is known; a variant of unknown precision is the reference only when there is no other."""
+    return (_bits(tag, artifacts.get((model_id, tag))) is not None, ranks[tag])
+
+
+def _check_weights(artifacts: Artifacts, table: TrialTable) -> None:
+    for key, group in table.groups.items():
+        artifact = artifacts.get(key)
+        if artifact is None or artifact.sha256 is None:
+            continue
+        for digest in sorted({digest or "" for digest in group.values("variant_sha256")} - {artifact.sha256}):
+            msg = (
+                f"{key[0]} {key[1]}: trials ran on weights {digest[:12] or 'unknown'}, the manifest says "
+                f"{artifact.sha256[:12]}. Start over with --fresh."
+            )
+            raise IdentityError(msg)
+
+
+def _engine(groups: list[Group]) -> tuple[str, str]:
+    """Return engine and version; several (a resumed run after an update) are joined, so that it shows."""
+    seen = {pair for group in groups for pair in zip(group.values("engine"), group.values("engine_version"), strict=True)}
+    return ", ".join(sorted({engine for engine, _ in seen})), ", ".join(sorted({version for _, version in seen}))
+
+
+def _matrix(plan: Plan) -> dict[str, Any]:
+    spec = plan.spec
+    return {
+        "models": [model.model_id for model in plan.models],
+        "quants": list(spec.quants),
+        "task_bank": spec.task_bank,
+        "task_bank_digest": plan.task_bank_digest,
+        "tasks": [task.task_id for task in plan.tasks],
+        "runs_per_quant": spec.runs_per_quant,
+        "latency_ceiling": spec.policy.latency_ceiling,
+        "runtime": spec.runtime,
+        "runtime_target": spec.runtime_target,
+        "execution_mode": spec.execution_mode,
+    }
+
+
+def _controls_effective(table: TrialTable) -> dict[str, Any]:
+    """Return per control the distinct values read back over all trials, sorted; a control nobody could read is an empty list."""
+    read = attrgetter(*(f"controls_effective.{name}" for name in _CONTROL_FIELDS))
+    seen = set(map(read, table.trials()))
+    columns = {name: {values[i] for values in seen} - {None} for i, name in enumerate(_CONTROL_FIELDS)}
+    return {name: [list(v) if isinstance(v, tuple) else v for v in sorted(values)] for name, values in columns.items()}
+
+
+def _kpis(sessions: tuple[Session, ...], table: TrialTable, policy: SelectionPolicy) -> StabilityKpis:
+    """Rates over trials, and the share of sessions with a row that is eligible without any override."""
+    rows = [row for session in sessions for row in session.per_quant]
+    repeated = [(row.determinism_rate, row.test_runs) for row in rows if row.determinism_rate is not None]
+    weight = sum(runs for _, runs in repeated)
+    replies = [missing_telemetry(group) for group in table.groups.values()]
+    replied = sum(total for _, total in replies)
+    polluted = sum(int((~group.clean).sum()) for group in table.groups.values())
+    strict = msgspec.structs.replace(policy, include_invalid=False)
+    successes = sum(any(row.eligible for row in select(session.per_quant, strict).rows) for session in sessions)
+    return StabilityKpis(
+        determinism_rate=rounded(math.fsum(rate * runs for rate, runs in repeated) / weight) if weight else None,
+        missing_telemetry_rate=rounded(sum(missing for missing, _ in replies) / replied) or 0.0 if replied else 1.0,
+        polluted_run_rate=rounded(polluted / table.counted) or 0.0 if table.counted else 0.0,
+        frontier_success_rate=rounded(successes / len(sessions)) or 0.0 if sessions else 0.0,
+        quant_rows=len(rows),
+        sessions=len(sessions),
+        weighted_runs=table.counted,
+    )
+
+
+def _diagnostics(table: TrialTable) -> RunQualityDiagnostics:
+    polluted = [trial for trial in table.trials() if trial.run_quality_status is RunQuality.POLLUTED]
+    reasons = Counter(reason.value for trial in polluted for reason in trial.run_quality_reasons)
+    return RunQualityDiagnostics(
+        trials=table.counted,
+        clean=table.counted - len(polluted),
+        polluted=len(polluted),
+        reasons=dict(sorted(reasons.items())),
+        superseded_attempts=table.superseded,
+    )

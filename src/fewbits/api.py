@@ -1,0 +1,246 @@
+"""The use-cases, each about a screen: what the CLI and other people's Python call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fewbits import __version__
+from fewbits.core.codec import encode_pretty
+from fewbits.core.errors import Problem, SpecError, StoreError
+from fewbits.core.files import atomic_write
+from fewbits.core.git import commit_sha
+from fewbits.probes.machine import default_threads, hardware_fingerprint, usable_cores
+from fewbits.quantizers.base import Quantizer
+from fewbits.records.plan import Plan, SweepSpec
+from fewbits.records.summary import SweepSummary
+from fewbits.records.task import Task
+from fewbits.records.trial import TrialView
+from fewbits.records.variant import ModelKind, ModelSource, Variant
+from fewbits.runtimes.base import Runtime, ServerCatalogue
+from fewbits.runtimes.registry import capabilities_of, create_runtime
+from fewbits.spec.load import load_spec
+from fewbits.store.journal import read_journal
+from fewbits.store.run_directory import RunDirectory
+from fewbits.sweep.plan import build_plan
+from fewbits.sweep.progress import SweepObserver
+from fewbits.workloads.text.named_banks import open_bank
+from fewbits.workloads.text.sandbox import require_sandbox
+from fewbits.workloads.text.selection import select_tasks
+
+if TYPE_CHECKING:
+    from fewbits.sweep.pool import VariantKey
+
+REPOSITORY_ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedSweep:
+    """A sweep that was planned but has touched nothing yet."""
+
+    plan: Plan
+    tasks: Mapping[str, Task]
+    sources: Mapping[str, ModelSource]
+    quantizer: Quantizer | None
+    runtime: Runtime
+
+    @property
+    def directory(self) -> RunDirectory:
+        """The run's folder, which may not exist yet."""
+        return RunDirectory(Path(self.plan.spec.out_dir))
+
+
+def prepare_sweep(flags: Mapping[str, object], matrix_path: Path | None) -> PreparedSweep:
+    """Load the spec, the tasks and the models' identities, and plan. Raises `SpecError` with every problem found."""
+    spec = load_spec(flags, matrix_path, available_cores=usable_cores(), root=REPOSITORY_ROOT)
+    bank = open_bank(spec.task_bank)
+    tasks = select_tasks(bank.bank, spec.selection)
+    require_sandbox(tasks)
+    runtime = create_runtime(spec.runtime, base_url=spec.base_url, script=spec.script)
+    quantizer = _quantizer(spec)
+    sources = _resolve_models(spec, quantizer)
+    plan = build_plan(
+        spec,
+        models=[sources[model_id] for model_id in spec.models],
+        tasks=tasks,
+        bank_digest=bank.digest,
+        cores=default_threads(),
+        fingerprint=hardware_fingerprint(),
+        commit_sha=commit_sha(REPOSITORY_ROOT),
+    )
+    return PreparedSweep(plan, {task.id: task for task in tasks}, sources, quantizer, runtime)
+
+
+def _quantizer(spec: SweepSpec) -> Quantizer | None:
+    if not capabilities_of(spec.runtime).builds_variants:
+        return None
+    from fewbits.quantizers.registry import create_quantizer
+    from fewbits.store.artifacts import ArtifactCache
+
+    return create_quantizer(spec.runtime, ArtifactCache(), threads=spec.controls.threads or default_threads())
+
+
+def _resolve_models(spec: SweepSpec, quantizer: Quantizer | None) -> dict[str, ModelSource]:
+    if quantizer is None:
+        return {model_id: ModelSource(model_id=model_id, kind=ModelKind.SERVER) for model_id in spec.models}
+    sources: dict[str, ModelSource] = {}
+    problems: list[Problem] = []
+    for model_id in spec.models:
+        try:
+            sources[model_id] = quantizer.locate(model_id)
+            for tag in spec.quants:
+                quantizer.check(sources[model_id], tag)
+        except SpecError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise SpecError(problems)
+    return sources
+
+
+def dry_run(prepared: PreparedSweep) -> dict[str, Any]:
+    """The resolved plan as a document: matrix, controls, policies, counts, estimates, expected paths. Touches nothing."""
+    from fewbits.sweep.plan import dry_run_document, estimate_seconds
+
+    disk: dict[tuple[str, str], int | None] = {}
+    for model_id in prepared.plan.spec.models:
+        for tag in prepared.plan.spec.quants:
+            quantizer = prepared.quantizer
+            disk[model_id, tag] = quantizer.estimate_bytes(prepared.sources[model_id], tag) if quantizer else None
+    estimated = estimate_seconds(prepared.plan, _seconds_per_trial(prepared))
+    return dry_run_document(prepared.plan, disk_bytes_by_variant=disk, estimated_seconds=estimated)
+
+
+def _seconds_per_trial(prepared: PreparedSweep) -> float | None:
+    """Median wall seconds of a trial in the folder's own journal, when an earlier run left one; else unknown."""
+    import statistics
+
+    rows = read_journal(prepared.directory.trials_path, TrialView).rows
+    latencies = [row.telemetry.total_latency for row in rows if row.telemetry.total_latency is not None]
+    return statistics.median(latencies) if latencies else None
+
+
+def run_sweep(prepared: PreparedSweep, observer: SweepObserver, *, fresh: bool = False) -> SweepSummary:
+    """Build the variants, run what the journal does not hold yet, and write summary and reports.
+
+    Raises `StoreError` when the folder holds a run of another plan and `fresh` is not set, and what `sweep.run` raises.
+    """
+    from fewbits.sweep.run import Sweep, run
+
+    directory = prepared.directory
+    with directory.locked():
+        if fresh and (shelf := directory.set_aside()):
+            observer.notice(f"the earlier run was moved to {shelf}")
+        _claim(directory, prepared.plan)
+        variants = _make_variants(prepared, observer)
+        for variant in variants.values():
+            directory.write_manifest(variant.artifact)
+        run(Sweep(prepared.plan, prepared.tasks, variants, prepared.runtime, directory, observer))
+        return write_results(directory)
+
+
+def _claim(directory: RunDirectory, plan: Plan) -> None:
+    """Take a new folder for a plan, or check that the folder's run has the same one."""
+    present = directory.read_plan()
+    if present is None:
+        if directory.trials_path.exists():
+            msg = f"{directory.root} holds a journal but no plan.json: choose another --out-dir, or use --fresh to start over."
+            raise StoreError(msg)
+        directory.write_plan(plan)
+    elif present.digest != plan.digest:
+        from fewbits.sweep.differences import plan_differences
+
+        differences = "".join(f"\n  - {line}" for line in plan_differences(present, plan))
+        msg = (
+            f"{directory.root} holds a run of another plan, and results of two plans must not mix. What differs:{differences}\n"
+            "Use --fresh to start over (the old run is kept in superseded/), or another --out-dir."
+        )
+        raise StoreError(msg)
+
+
+def _make_variants(prepared: PreparedSweep, observer: SweepObserver) -> dict[VariantKey, Variant]:
+    """Build or find every variant of the plan, before anything is measured."""
+    variants: dict[VariantKey, Variant] = {}
+    for model_id in prepared.plan.spec.models:
+        for tag in prepared.plan.spec.quants:
+            if prepared.quantizer is not None:
+                variants[model_id, tag] = prepared.quantizer.ensure(prepared.sources[model_id], tag, observer.notice)
+            elif isinstance(prepared.runtime, ServerCatalogue):
+                variants[model_id, tag] = Variant(prepared.runtime.artifact_for(model_id, tag), None)
+    return variants
+
+
+def build_summary(directory: RunDirectory) -> SweepSummary:
+    """The summary of a run, from its plan, manifests and journals alone."""
+    from fewbits.analysis.summary import summarise
+    from fewbits.sweep.run import read_canary
+
+    plan = directory.read_plan()
+    if plan is None:
+        msg = f"{directory.root} is not a run folder: it has no plan.json."
+        raise StoreError(msg)
+    journal = read_journal(directory.trials_path, TrialView)
+    return summarise(
+        plan,
+        directory.read_manifests(),
+        journal.rows,
+        canary=read_canary(plan, directory),
+        journal_digest=journal.digest,
+        fewbits_version=__version__,
+    )
+
+
+def write_results(directory: RunDirectory) -> SweepSummary:
+    """Write the summary where the plan says, and the reports beside the journal."""
+    summary = build_summary(directory)
+    summary_path = summary_path_of(directory)
+    atomic_write(summary_path, encode_pretty(summary))
+    render_report(summary, str(summary_path), directory.report_path, directory.scatter_path)
+    return summary
+
+
+def summary_path_of(directory: RunDirectory) -> Path:
+    """Where the run's summary lies: as the plan says, except that a moved run folder carries its default along."""
+    plan = directory.read_plan()
+    if plan is None:
+        return directory.summary_path
+    named = Path(plan.spec.summary_out)
+    return (
+        directory.summary_path if named.parent == Path(plan.spec.out_dir) and named.name == directory.summary_path.name else named
+    )
+
+
+def verify_run(directory: RunDirectory) -> tuple[bool, str]:
+    """Rebuild the summary and compare it with the file, byte for byte. Returns the verdict and one line of evidence."""
+    path = summary_path_of(directory)
+    rebuilt = encode_pretty(build_summary(directory))
+    try:
+        present = path.read_bytes()
+    except OSError as error:
+        return False, f"{path} cannot be read: {error.strerror}"
+    if present == rebuilt:
+        return True, f"{path} is exactly what the journal says ({len(rebuilt)} bytes)"
+    line = next(
+        (n for n, (a, b) in enumerate(zip(present.splitlines(), rebuilt.splitlines(), strict=False), 1) if a != b),
+        min(present.count(b"\n"), rebuilt.count(b"\n")) + 1,
+    )
+    return False, f"{path} differs from what the journal says, first at line {line}"
+
+
+def render_report(
+    summary: SweepSummary, source_summary: str, markdown_path: Path, scatter_path: Path, *, include_invalid: bool = False
+) -> list[Path]:
+    """Write the Markdown report, its frontier pictures and the scatter JSON; returns every path written."""
+    from fewbits.report.markdown import render_markdown
+    from fewbits.report.scatter import scatter_document
+    from fewbits.report.svg import frontier_svg_name, render_frontier_svg
+
+    written = [markdown_path, scatter_path]
+    atomic_write(markdown_path, render_markdown(summary, include_invalid=include_invalid).encode())
+    atomic_write(scatter_path, encode_pretty(scatter_document(summary, source_summary, include_invalid)))
+    for session in summary.sessions:
+        picture = markdown_path.parent / frontier_svg_name(session.model_id)
+        atomic_write(picture, render_frontier_svg(session, include_invalid).encode())
+        written.append(picture)
+    return written

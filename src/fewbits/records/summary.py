@@ -1,0 +1,285 @@
+"""The sweep summary: what downstream readers consume. Keeps the roadmap's key names; grows only by addition."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+from fewbits.records.base import PollutionReason, Record, RunQuality, TokenStatus
+from fewbits.records.plan import Controls, QualityPolicy, SelectionPolicy
+from fewbits.records.variant import VariantWarning
+
+SUMMARY_SCHEMA = "2.0.0"
+
+
+class InvalidReason(StrEnum):
+    """Why a row may not be recommended."""
+
+    NO_TRIALS = "NO_TRIALS"
+    NO_CLEAN_TRIALS = "NO_CLEAN_TRIALS"
+    """No successful trial was CLEAN, so there is no latency to trust."""
+    INCOMPLETE = "INCOMPLETE"
+    """Trials of the plan are missing."""
+    POLLUTED = "POLLUTED"
+    MISSING_TELEMETRY = "MISSING_TELEMETRY"
+    NO_SCORES = "NO_SCORES"
+
+
+class CanaryReason(StrEnum):
+    """Why the canary gate said no."""
+
+    ADHERENCE_VARIANCE_NON_ZERO = "ADHERENCE_VARIANCE_NON_ZERO"
+    CONTROLS_NOT_APPLIED = "CONTROLS_NOT_APPLIED"
+    FAILED_TRIALS = "FAILED_TRIALS"
+    FOREIGN_LOAD = "FOREIGN_LOAD"
+    """More repeats were disturbed by others than may be run again."""
+    LATENCY_VARIANCE_THRESHOLD_EXCEEDED = "LATENCY_VARIANCE_THRESHOLD_EXCEEDED"
+    LATENCY_VARIANCE_UNAVAILABLE = "LATENCY_VARIANCE_UNAVAILABLE"
+    MISSING_TELEMETRY_RATE_EXCEEDED = "MISSING_TELEMETRY_RATE_EXCEEDED"
+    NO_ADHERENCE_SCORES = "NO_ADHERENCE_SCORES"
+    TOO_FEW_CLEAN_RUNS = "TOO_FEW_CLEAN_RUNS"
+    TOO_FEW_LATENCY_SAMPLES = "TOO_FEW_LATENCY_SAMPLES"
+
+
+class FrontierReason(StrEnum):
+    """Why there are picks, or why there are none."""
+
+    OK = "OK"
+    NO_REFERENCE = "NO_REFERENCE"
+    REFERENCE_INVALID = "REFERENCE_INVALID"
+    REFERENCE_NOT_SCORED = "REFERENCE_NOT_SCORED"
+    REFERENCE_BELOW_FLOOR = "REFERENCE_BELOW_FLOOR"
+    NO_QUANT_MET_LIMITS = "NO_QUANT_MET_LIMITS"
+
+
+class Estimate(Record, frozen=True, kw_only=True):
+    """A number with its uncertainty. `low`/`high` are `None` only where `reason` says why no interval exists."""
+
+    value: float
+    low: float | None
+    high: float | None
+    level: float
+    """Nominal coverage, 0..1 (0.95)."""
+    method: str
+    n: int
+    """Independent units the interval is made from (tasks, or trials)."""
+    reason: str = ""
+
+
+class StatusCounts(Record, frozen=True, kw_only=True):
+    """How the trials of a row ended. They sum to `trials`."""
+
+    ok: int = 0
+    empty: int = 0
+    timeout: int = 0
+    crashed: int = 0
+    protocol_error: int = 0
+
+
+class RowVibe(Record, frozen=True, kw_only=True):
+    """Optimisation signals of a row; `status` explains each `null`."""
+
+    latency_variance: float | None
+    """Coefficient of variation of wall seconds within tasks (needs repeats)."""
+    code_density: float | None
+    gen_retries: int | None
+    vibe_delta: float | None
+    """(reference adherence - adherence) / GiB of peak memory saved; negative when the variant scores higher."""
+    status: dict[str, str] = {}  # noqa: RUF012 - msgspec copies mutable defaults
+
+
+class BucketScore(Record, frozen=True, kw_only=True):
+    """Mean adherence of a row in one bucket."""
+
+    bucket: str
+    tasks: int
+    adherence_score: float | None
+
+
+class QuantRow(Record, frozen=True, kw_only=True):
+    """One variant of one model. Seconds, bytes, tokens per second; `unavailable` explains each `null`."""
+
+    quant_tag: str
+    quant_rank: int
+    """0 = fewest measured bits per weight in the session; ties by file size, then tag."""
+    is_reference: bool
+    variant_sha256: str | None
+    variant_bytes: int | None
+    bits_per_weight: float | None
+    warnings: tuple[VariantWarning, ...]
+    test_runs: int
+    """Trials counted: the last attempt of each (task, repetition)."""
+    tasks: int
+    expected_runs: int
+    status_counts: StatusCounts
+    adherence_score: float | None
+    """Mean over tasks of the mean over repetitions; failed trials count 0."""
+    adherence: Estimate | None
+    adherence_difference: Estimate | None
+    """Variant minus reference, paired by task; `None` for the reference itself."""
+    adherence_ratio: Estimate | None
+    """Variant / reference, paired by task."""
+    by_bucket: tuple[BucketScore, ...]
+    total_latency: float | None
+    """Median wall-clock seconds per trial, clean trials."""
+    latency_median: Estimate | None
+    latency_p95: Estimate | None
+    time_to_first_token_seconds: float | None
+    prefill_seconds: float | None
+    decode_seconds: float | None
+    internal_model_seconds: float | None
+    init_latency: float | None
+    orchestration_overhead_ratio: float | None
+    prompt_tokens_per_second: float | None
+    """Sum of prompt tokens / sum of prefill seconds over clean trials with status `OK`."""
+    generation_tokens_per_second: float | None
+    peak_memory_rss: int | None
+    peak_memory_gpu_bytes: int | None
+    token_metrics_status: TokenStatus
+    """The worst status of any trial that gave a reply."""
+    missing_telemetry_rate: float
+    determinism_rate: float | None
+    """Share of tasks whose repetitions (same seed) gave the same text; `None` with fewer than two successful repetitions."""
+    polluted_run_rate: float
+    clean_runs: int
+    run_quality_status: RunQuality
+    run_quality_reasons: tuple[PollutionReason, ...]
+    vibe_metrics: RowVibe
+    valid: bool
+    invalid_reasons: tuple[str, ...]
+    meets_adherence: bool
+    meets_latency: bool
+    eligible: bool
+    """Valid (or the override is on) and within both limits."""
+    on_frontier: bool
+    dominated_by: tuple[str, ...]
+    unavailable: dict[str, str] = {}  # noqa: RUF012 - msgspec copies mutable defaults
+
+
+class EfficiencyFrontier(Record, frozen=True, kw_only=True):
+    """The Pareto set over (adherence up, latency down, memory down) of the rows that count, and the two picks."""
+
+    adherence_threshold: float
+    adherence_floor: float
+    minimum_adherence: float | None
+    """max(floor, threshold x reference adherence)."""
+    latency_ceiling: float
+    objectives: tuple[str, ...]
+    pareto_quant_tags: tuple[str, ...]
+    minimum_viable_quant_tag: str | None
+    best_value_quant_tag: str | None
+    optimal_quant_tag: str | None
+    """Same as `minimum_viable_quant_tag`: kept for readers of the 1.x shape."""
+    reason: FrontierReason
+
+
+class RecommendationDetail(Record, frozen=True, kw_only=True):
+    """The two picks, why, what is uncertain, and what would change the answer. Plain sentences."""
+
+    minimum_viable_quant: str | None
+    best_value_quant: str | None
+    because: tuple[str, ...]
+    uncertain: tuple[str, ...]
+
+
+class Session(Record, frozen=True, kw_only=True):
+    """One model on one machine."""
+
+    model_id: str
+    baseline_quant: str
+    """The reference variant."""
+    engine: str
+    engine_version: str
+    per_quant: tuple[QuantRow, ...]
+    """Most bits per weight first."""
+    efficiency_frontier: EfficiencyFrontier
+    recommendation_detail: RecommendationDetail
+    recommendation: str
+
+
+class CanaryBlock(Record, frozen=True, kw_only=True):
+    """The repeated check before the matrix."""
+
+    enabled: bool
+    passed: bool | None
+    """`None` when not enabled."""
+    model_id: str | None
+    quant_tag: str | None
+    task_id: str | None
+    runs_requested: int
+    runs_made: int
+    latency_sample_count_raw: int
+    latency_sample_count_used: int
+    drop_first_run: bool
+    polluted_retries: int
+    adherence_variance: float | None
+    """Population variance of the repeats' scores; must be exactly 0."""
+    latency_variation: float | None
+    """Coefficient of variation of model-internal seconds."""
+    latency_variance_threshold: float
+    missing_telemetry_rate: float | None
+    max_missing_telemetry_rate: float
+    same_output_rate: float | None
+    failed_reasons: tuple[str, ...]
+    remedies: tuple[str, ...]
+
+
+class StabilityKpis(Record, frozen=True, kw_only=True):
+    """Tracked rates, 0..1, always strict: overrides do not change them."""
+
+    determinism_rate: float | None
+    missing_telemetry_rate: float
+    polluted_run_rate: float
+    frontier_success_rate: float
+    """Share of sessions with at least one strictly eligible row."""
+    quant_rows: int
+    sessions: int
+    weighted_runs: int
+
+
+class RunQualityDiagnostics(Record, frozen=True, kw_only=True):
+    """How clean the whole run was."""
+
+    trials: int
+    clean: int
+    polluted: int
+    reasons: dict[str, int]
+    superseded_attempts: int
+    """Journal rows replaced by a later attempt of the same cell."""
+
+
+class Provenance(Record, frozen=True, kw_only=True):
+    """What the summary was made from."""
+
+    plan_digest: str
+    journal_digest: str
+    """sha256 over the sorted digests of the journal's rows: independent of row order."""
+    fewbits_version: str
+    first_trial_at: str | None
+    last_trial_at: str | None
+
+
+class SweepSummary(Record, frozen=True, kw_only=True):
+    """`sweep_summary.json`. A pure function of plan, manifests and journal: same bytes for any row order."""
+
+    schema_version: str = SUMMARY_SCHEMA
+    commit_sha: str | None
+    hardware_fingerprint: str
+    execution_lane: str
+    vram_profile: str
+    provenance: Provenance
+    matrix: dict[str, Any]
+    """models, quants, task_bank, runs_per_quant, latency_ceiling, runtime, runtime_target, execution_mode, tasks."""
+    experimental_controls: Controls
+    controls_effective: dict[str, Any]
+    """Distinct effective values seen over all trials, per control."""
+    quality_policy: QualityPolicy
+    selection_policy: SelectionPolicy
+    canary: CanaryBlock
+    complete: bool
+    """False while trials of the plan are missing from the journal."""
+    trials_expected: int
+    trials_counted: int
+    sessions: tuple[Session, ...]
+    stability_kpis: StabilityKpis
+    run_quality: RunQualityDiagnostics

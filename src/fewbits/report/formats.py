@@ -1,0 +1,100 @@
+"""Numbers as words: every figure in a report is formatted here, so that the same number looks the same everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fewbits.core.units import format_bytes, format_seconds
+from fewbits.records.summary import Estimate
+
+MISSING = "—"
+_MINUS = "\u2212"
+_MINUTE_SECONDS = 60
+
+
+def score(value: float | None) -> str:
+    """Format a score or ratio 0..1 with three decimals; `None` becomes an em dash."""
+    return MISSING if value is None else _rounded(value, 3)
+
+
+def signed(value: float | None) -> str:
+    """Format a difference with its sign (`+0.021`, `0.000`), three decimals and a true minus sign."""
+    if value is None:
+        return MISSING
+    text = _rounded(value, 3)
+    return text if text.startswith(_MINUS) or not text.strip("0.") else f"+{text}"
+
+
+def percent(value: float | None) -> str:
+    """Format a rate 0..1 as a percentage with one decimal, without a decimal when it is whole; `None` becomes an em dash."""
+    if value is None:
+        return MISSING
+    text = _rounded(value * 100, 1)
+    return f"{text.removesuffix('.0')} %"
+
+
+def level(value: float) -> str:
+    """Format the nominal coverage of an interval (`95 %`)."""
+    return percent(value)
+
+
+def bits(value: float | None) -> str:
+    """Format bits per weight, two decimals."""
+    return MISSING if value is None else _rounded(value, 2)
+
+
+def rate(value: float | None) -> str:
+    """Format tokens per second: three significant digits at the least, never an exponent."""
+    if value is None:
+        return MISSING
+    return _rounded(value, 0 if value >= 100 else 1 if value >= 10 else 2)
+
+
+def seconds(value: float | None) -> str:
+    """Format seconds as people read them; `None` becomes an em dash."""
+    return MISSING if value is None else format_seconds(value)
+
+
+def size(size_bytes: int | None) -> str:
+    """Format bytes in binary units; `None` becomes an em dash."""
+    return format_bytes(size_bytes)
+
+
+def score_estimate(estimate: Estimate | None) -> str:
+    """Format a score with its interval: `0.612 [0.540, 0.683]`."""
+    if estimate is None:
+        return MISSING
+    return score(estimate.value) + _interval(estimate, score)
+
+
+def signed_estimate(estimate: Estimate | None) -> str:
+    """Format a difference with its interval: `+0.021 [+0.010, +0.055]`."""
+    if estimate is None:
+        return MISSING
+    return signed(estimate.value) + _interval(estimate, signed)
+
+
+def seconds_estimate(estimate: Estimate | None) -> str:
+    """Format a duration with its interval, the bounds in the unit of the value: `0.423 s [0.410, 0.441]`."""
+    if estimate is None:
+        return MISSING
+    return seconds(estimate.value) + _interval(estimate, lambda bound: _bound_seconds(bound, estimate.value))
+
+
+def _bound_seconds(bound: float, beside: float) -> str:
+    if beside >= _MINUTE_SECONDS or bound >= _MINUTE_SECONDS:
+        return format_seconds(bound)
+    return _rounded(bound, 3 if beside < 1 else 2 if beside < 10 else 1)
+
+
+def _interval(estimate: Estimate, form: Callable[[float], str]) -> str:
+    if estimate.low is None or estimate.high is None:
+        return ""
+    return f" [{form(estimate.low)}, {form(estimate.high)}]"
+
+
+def _rounded(value: float, decimals: int) -> str:
+    text = f"{value:.{decimals}f}"
+    if not text.strip("-0."):
+        return text.lstrip("-")  # never a negative zero
+    return text.replace("-", _MINUS)

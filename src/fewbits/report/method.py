@@ -1,0 +1,180 @@
+"""The second half of the report: how it was measured, how stable it was, how to do it again, and what the words mean."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+import msgspec
+
+from fewbits.records.summary import CanaryBlock, SweepSummary
+from fewbits.report import formats
+from fewbits.report.escape import markdown_name, markdown_text
+from fewbits.report.tables import bullets, plain_value, table, value_cell
+from fewbits.report.verdicts import reason_words
+
+_DIGEST_DIGITS = 16
+
+_LEGEND = (
+    ("adherence", "share of the tasks' own machine checks that the answers meet, 0 to 1; a failed trial counts 0"),
+    ("difference", "adherence minus the reference's, paired by task"),
+    ("reference", "the variant that the others are compared with; by default the one with the most bits per weight"),
+    ("bits per weight", "8 x bytes of all tensors / number of weights, read from the file; the tag is only a name"),
+    ("minimum viable", "the fewest bits per weight within both limits"),
+    ("best value", "the best adherence for its latency within both limits"),
+    ("frontier", "variants that no other valid variant beats in one objective without losing in another"),
+    ("dominated", "another variant is at least as good in every objective and better in one"),
+    ("median latency, p95", "wall-clock seconds of a whole trial: half, or 95 %, of the clean trials were at most this long"),
+    ("tokens/s", "generated tokens per second of the engine's own decode time"),
+    ("peak memory", "largest resident set of the process that holds the weights"),
+    ("clean, polluted", "whether foreign load, throttling or missing telemetry touched a trial"),
+    ("canary", "one cell repeated before the matrix, to see whether this machine gives the same answer twice"),
+    ("lossless by construction", "the variant has the source's own number format, so equality says nothing about the bits"),
+    ("—", "not measured; the reason is given where one was recorded"),
+)
+
+
+def method_section(summary: SweepSummary) -> list[str]:
+    """Return the blocks of `How it was measured`."""
+    engines = dict.fromkeys((session.engine, session.engine_version) for session in summary.sessions)
+    engine_words = ", ".join(f"{markdown_text(name)} {markdown_text(version)}".rstrip() for name, version in engines)
+    facts = [
+        ("machine", value_cell(summary.hardware_fingerprint)),
+        ("engine", engine_words or formats.MISSING),
+        ("lane, memory profile", markdown_text(f"{summary.execution_lane}, {summary.vram_profile}")),
+        *((markdown_text(key.replace("_", " ")), value_cell(value)) for key, value in summary.matrix.items()),
+        ("trials", f"{summary.trials_counted} of {summary.trials_expected} planned"),
+        ("first and last trial", markdown_text(_span(summary))),
+        ("quality policy", markdown_name(summary.quality_policy.name)),
+        ("selection policy", markdown_name(summary.selection_policy.name)),
+    ]
+    return [
+        "## How it was measured",
+        table(("", "value"), facts),
+        "### Controls",
+        _controls_table(summary),
+        "### Canary",
+        _canary(summary.canary),
+    ]
+
+
+def _span(summary: SweepSummary) -> str:
+    first, last = summary.provenance.first_trial_at, summary.provenance.last_trial_at
+    return f"{first} to {last}" if first and last else formats.MISSING
+
+
+def _controls_table(summary: SweepSummary) -> str:
+    requested: dict[str, Any] = msgspec.to_builtins(summary.experimental_controls)
+    effective = dict(summary.controls_effective)
+    if "affinity" in effective:
+        # The policy is what can be asked for, the cores are what can be read back: one row for both
+        effective["affinity_policy"] = effective.pop("affinity")
+    keys = list(dict.fromkeys([*requested, *effective]))
+    rows = [
+        [
+            markdown_text(key.replace("_", " ")),
+            value_cell(requested[key]) if key in requested else formats.MISSING,
+            _effective_cell(effective.get(key), "cores " if key == "affinity_policy" else ""),
+        ]
+        for key in keys
+    ]
+    return table(("control", "requested", "effective, as read back"), rows)
+
+
+def _effective_cell(values: Any, noun: str) -> str:
+    """Return the distinct values that were seen, after `noun`; more than one means that the control was not held."""
+    known = values if isinstance(values, list | tuple) else [values]
+    if not known or known == [None]:
+        return "not read back"
+    text = markdown_text(" / ".join(noun + plain_value(value) for value in known), 160)
+    return f"**changed during the run:** {text}" if len(known) > 1 else text
+
+
+def _canary(canary: CanaryBlock) -> str:
+    if not canary.enabled:
+        return "Switched off: whether this machine repeats itself was not checked."
+    verdict = {True: "**PASS**", False: "**FAIL**", None: "**not decided**"}[canary.passed]
+    cell = ", ".join(markdown_name(name) for name in (canary.model_id, canary.quant_tag, canary.task_id) if name)
+    first = " (the first is dropped)" if canary.drop_first_run else ""
+    sentences = [
+        f"{verdict}: {canary.runs_made} repeats of {cell or 'no cell'}, {canary.runs_requested} asked for, "
+        f"{canary.polluted_retries} made again because of foreign load; "
+        f"{canary.latency_sample_count_used} of {canary.latency_sample_count_raw} latency samples used{first}.",
+        f"Latency variation {formats.percent(canary.latency_variation)} (limit "
+        f"{formats.percent(canary.latency_variance_threshold)}), adherence variance "
+        f"{plain_value(canary.adherence_variance)} (must be 0), missing telemetry "
+        f"{formats.percent(canary.missing_telemetry_rate)} (limit {formats.percent(canary.max_missing_telemetry_rate)}), "
+        f"same text {formats.percent(canary.same_output_rate)}.",
+    ]
+    sentences += [f"Failed: {markdown_text(reason_words(str(reason)))}." for reason in canary.failed_reasons]
+    sentences += [f"What to do: {markdown_text(remedy)}" for remedy in canary.remedies]
+    return bullets(sentences)
+
+
+def stability_section(summary: SweepSummary) -> list[str]:
+    """Return the blocks of run quality and the tracked rates."""
+    quality, kpis = summary.run_quality, summary.stability_kpis
+    reasons = ", ".join(f"{markdown_text(reason_words(code))} ({count})" for code, count in sorted(quality.reasons.items()))
+    sentences = [
+        f"{quality.clean} of {quality.trials} trials were clean, {quality.polluted} polluted"
+        + (f": {reasons}." if reasons else "."),
+    ]
+    if quality.superseded_attempts:
+        sentences.append(f"{quality.superseded_attempts} earlier attempts were replaced by a later one of the same cell.")
+    rows = [
+        ["same text on repeat (determinism)", formats.percent(kpis.determinism_rate)],
+        ["missing telemetry", formats.percent(kpis.missing_telemetry_rate)],
+        ["polluted runs", formats.percent(kpis.polluted_run_rate)],
+        ["sessions with a usable variant", formats.percent(kpis.frontier_success_rate)],
+        ["variants, sessions, weighted runs", f"{kpis.quant_rows}, {kpis.sessions}, {kpis.weighted_runs}"],
+    ]
+    return [
+        "## Run quality",
+        bullets(sentences),
+        table(("KPI, always strict", "value"), rows, numeric=(1,)),
+    ]
+
+
+def reproduce_section(summary: SweepSummary) -> list[str]:
+    """Return the blocks of `Do it again`."""
+    provenance = summary.provenance
+    rows = [
+        ["fewbits", markdown_text(provenance.fewbits_version)],
+        ["commit", markdown_name(summary.commit_sha) if summary.commit_sha else "not recorded"],
+        ["plan digest", f"{markdown_name(provenance.plan_digest[:_DIGEST_DIGITS])}"],
+        ["journal digest", f"{markdown_name(provenance.journal_digest[:_DIGEST_DIGITS])}"],
+        ["summary schema", markdown_name(summary.schema_version)],
+    ]
+    return ["## Do it again", table(("made with", "value"), rows), _command(summary)]
+
+
+def _command(summary: SweepSummary) -> str:
+    """Return the command in a block, or a sentence when a name holds characters that a shell or a page could misread."""
+    controls, policy = summary.experimental_controls, summary.selection_policy
+    flags: list[tuple[str, Any]] = [
+        ("--model-id", ",".join(session.model_id for session in summary.sessions)),
+        ("--quant-tags", ",".join(dict.fromkeys(row.quant_tag for session in summary.sessions for row in session.per_quant))),
+        ("--task-bank", summary.matrix.get("task_bank")),
+        ("--runs", summary.matrix.get("runs_per_quant")),
+        ("--seed", controls.seed),
+        ("--threads", controls.threads),
+        ("--affinity-policy", controls.affinity_policy),
+        ("--warmup-steps", controls.warmup_steps),
+        ("--adherence-threshold", policy.adherence_threshold),
+        ("--latency-ceiling", policy.latency_ceiling),
+    ]
+    words = [(flag, plain_value(value)) for flag, value in flags if value not in (None, "")]
+    note = (
+        "These are the main flags only: which tasks, the canary, sampling and context size stand in `plan.json` beside the "
+        "journal. `fewbits verify` rebuilds the summary from the journal."
+    )
+    unsafe = set("<>`&\\")
+    if any(unsafe & set(text) or not text.isprintable() or not text.isascii() for _, text in words):
+        return f"The names hold characters that do not survive a command line in a document; take them from the plan. {note}"
+    lines = " \\\n  ".join(["fewbits sweep", *(f"{flag} {shlex.quote(text)}" for flag, text in words)])
+    return f"```sh\n{lines}\n```\n\n{note}"
+
+
+def legend_section() -> list[str]:
+    """Return the blocks that explain the terms."""
+    return ["## The words", table(("term", "meaning"), [[f"**{term}**", meaning] for term, meaning in _LEGEND])]

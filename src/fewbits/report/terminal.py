@@ -1,0 +1,241 @@
+"""What a command prints at its end, for `rich`: colours on a terminal, plain text in a pipe.
+
+`rich` is imported inside the functions, so that importing this module costs nothing. Foreign text goes into `Text`
+objects, never into console markup, and only after hidden characters were made visible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from fewbits.records.summary import QuantRow, Session, SweepSummary
+from fewbits.report import formats
+from fewbits.report.escape import NAME_LIMIT, visible
+from fewbits.report.tables import plain_value
+from fewbits.report.verdicts import pick_words, reason_words, row_by_tag, standing_words
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+    from rich.text import Text
+
+WIDE_COLUMNS = 110
+"""From this console width on, intervals and file sizes get their own room in the table."""
+_DIGEST_DIGITS = 16
+
+
+def render_terminal(summary: SweepSummary, console_width: int) -> RenderableType:
+    """Return the recommendation panel and a compact table per session, fitted to a console of that many columns."""
+    from rich.console import Group
+
+    parts: list[RenderableType] = []
+    if not summary.complete:
+        words = f"Not complete: {summary.trials_counted} of {summary.trials_expected} planned trials are in."
+        parts.append(_styled(words, "bold yellow"))
+    if summary.canary.enabled and summary.canary.passed is False:
+        parts.append(_styled("The canary failed: this machine did not repeat itself.", "bold red"))
+    for session in summary.sessions:
+        wide = console_width >= WIDE_COLUMNS
+        parts += [_panel(session, wide=wide), _rows_table(session, wide=wide)]
+        parts += [_styled(f"† {sentence}", "yellow") for sentence in _warning_sentences(session)]
+    quality = summary.run_quality
+    parts.append(_styled(f"{quality.clean} of {quality.trials} trials were clean.", "dim"))
+    return Group(*parts)
+
+
+def _styled(words: str, style: str) -> Text:
+    from rich.text import Text
+
+    return Text(words, style=style)
+
+
+def _panel(session: Session, *, wide: bool) -> RenderableType:
+    """Return the recommendation with its numbers in a frame."""
+    from rich.box import ROUNDED
+    from rich.panel import Panel
+    from rich.text import Text
+
+    frontier = session.efficiency_frontier
+    picks = dict.fromkeys(tag for tag in (frontier.minimum_viable_quant_tag, frontier.best_value_quant_tag) if tag is not None)
+    body = Text()
+    for tag in picks:
+        row = row_by_tag(session, tag)
+        if row is not None:
+            body.append(f"{visible(tag, NAME_LIMIT)}", style="bold green")
+            body.append(f"  {' and '.join(pick_words(session, row))}\n", style="bold")
+            lines = [" · ".join(_numbers(row))] if wide else [" · ".join(half) for half in (_numbers(row)[:2], _numbers(row)[2:])]
+            body.append("".join(f"  {line}\n" for line in lines), style="cyan")
+    body.append(visible(session.recommendation), style="" if picks else "bold yellow")
+    for sentence in session.recommendation_detail.because:
+        body.append(f"\n- {visible(sentence)}")
+    if session.recommendation_detail.uncertain:
+        body.append("\nNot certain", style="bold")
+        for sentence in session.recommendation_detail.uncertain:
+            body.append(f"\n- {visible(sentence)}", style="dim")
+    title = Text(f" {visible(session.model_id, NAME_LIMIT)} ", style="bold")
+    return Panel(body, title=title, title_align="left", box=ROUNDED, border_style="green" if picks else "yellow", padding=(0, 1))
+
+
+def _numbers(row: QuantRow) -> list[str]:
+    adherence = formats.score_estimate(row.adherence) if row.adherence else formats.score(row.adherence_score)
+    return [
+        f"{formats.bits(row.bits_per_weight)} bits/weight",
+        f"adherence {adherence}",
+        f"{formats.seconds(row.total_latency)} median",
+        f"{formats.rate(row.generation_tokens_per_second)} tokens/s",
+        f"{formats.size(row.peak_memory_rss)} peak",
+    ]
+
+
+def _rows_table(session: Session, *, wide: bool) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", show_edge=False)
+    table.add_column("quant", no_wrap=True, overflow="ellipsis", max_width=24 if wide else 16)
+    for heading in _NUMBER_HEADINGS_WIDE if wide else _NUMBER_HEADINGS:
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("verdict", overflow="fold", ratio=1)
+    for row in session.per_quant:
+        name = visible(row.quant_tag, NAME_LIMIT) + (" †" if row.warnings else "")
+        cells = _wide_cells(row) if wide else _narrow_cells(row)
+        picked = bool(pick_words(session, row))
+        style = "dim" if not row.valid else "green" if picked else ""
+        table.add_row(*(Text(cell) for cell in (name, *cells, _verdict(session, row))), style=style)
+    return table
+
+
+_NUMBER_HEADINGS_WIDE = ("bits", "size", "adherence", "vs reference", "latency", "tok/s", "memory")
+_NUMBER_HEADINGS = ("bits", "adherence", "latency", "tok/s", "memory")
+
+
+def _wide_cells(row: QuantRow) -> tuple[str, ...]:
+    return (
+        formats.bits(row.bits_per_weight),
+        formats.size(row.variant_bytes),
+        formats.score_estimate(row.adherence) if row.adherence else formats.score(row.adherence_score),
+        formats.signed(row.adherence_difference.value) if row.adherence_difference else formats.MISSING,
+        formats.seconds(row.total_latency),
+        formats.rate(row.generation_tokens_per_second),
+        formats.size(row.peak_memory_rss),
+    )
+
+
+def _narrow_cells(row: QuantRow) -> tuple[str, ...]:
+    return (
+        formats.bits(row.bits_per_weight),
+        formats.score(row.adherence_score),
+        formats.seconds(row.total_latency),
+        formats.rate(row.generation_tokens_per_second),
+        formats.size(row.peak_memory_rss),
+    )
+
+
+def _verdict(session: Session, row: QuantRow) -> str:
+    words = [*pick_words(session, row), *(visible(standing) for standing in standing_words(row))]
+    if row.dominated_by:
+        words.append("dominated by " + ", ".join(visible(tag, NAME_LIMIT) for tag in row.dominated_by))
+    return ", ".join(words)
+
+
+def _warning_sentences(session: Session) -> list[str]:
+    return [
+        visible(message) for message in dict.fromkeys(warning.message for row in session.per_quant for warning in row.warnings)
+    ]
+
+
+def render_dry_run(document: Mapping[str, Any]) -> RenderableType:
+    """Return the dry-run document (`fewbits.sweep.plan.dry_run_document`) as tables: nothing in it is left out."""
+    from rich.console import Group
+    from rich.text import Text
+
+    matrix, estimates = document["matrix"], document["estimates"]
+    head = Text("Dry run: nothing was written.", style="bold")
+    if document.get("description"):
+        head.append("\n" + visible(str(document["description"])), style="not bold")
+    sections: list[tuple[str, Table]] = [
+        ("Plan", _pairs_table(_labelled(_plan_facts(document)))),
+        ("Models", _pairs_table({model["model_id"]: _model_words(model) for model in matrix["models"]})),
+        ("Variants and disk", _variants_table(estimates["disk"])),
+        ("Work", _pairs_table(_labelled(_work_facts(matrix, estimates)))),
+        ("Controls", _pairs_table(_labelled(document["controls"]))),
+        *((f"Policy: {name}", _pairs_table(_labelled(policy))) for name, policy in document["policies"].items()),
+        ("Files it would write", _pairs_table(_labelled(document["artifacts"]))),
+    ]
+    return Group(head, *(part for title, table in sections for part in (_styled(f"\n{visible(title)}", "bold"), table)))
+
+
+def _labelled(pairs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the same pairs with keys that read as words."""
+    return {str(key).replace("_", " "): value for key, value in pairs.items()}
+
+
+def _plan_facts(document: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "plan_digest": str(document["plan_digest"])[:_DIGEST_DIGITS] + "…",
+        "commit": document["commit_sha"],
+        "machine": document["hardware_fingerprint"],
+        **{f"runtime_{key}": value for key, value in document["runtime"].items() if value is not None},
+        **document["labels"],
+        **document["timeouts"],
+    }
+
+
+def _model_words(model: Mapping[str, Any]) -> str:
+    digest = f"sha256 {str(model['digest'])[:_DIGEST_DIGITS]}…" if model.get("digest") else "digest not known"
+    return ", ".join(str(part) for part in (model["kind"], digest, model.get("path")) if part)
+
+
+def _work_facts(matrix: Mapping[str, Any], estimates: Mapping[str, Any]) -> dict[str, Any]:
+    seconds = estimates["seconds"]
+    unavailable = _unknown(estimates["seconds_unavailable"])
+    shown = {key: value for key, value in matrix.items() if key not in {"models", "tasks", "selection"}}
+    chosen = {key: value for key, value in matrix["selection"].items() if value not in (None, [], (), 0)}
+    # Chosen ids are exactly the tasks that are listed below
+    selection = {key: "the tasks below" if key == "ids" else value for key, value in chosen.items()}
+    return {
+        **shown,
+        "selection": selection or "all tasks",
+        "tasks": matrix["tasks"],
+        "estimated_time": formats.seconds(seconds) if seconds is not None else unavailable,
+    }
+
+
+def _variants_table(disk: Mapping[str, Any]) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), show_edge=False)
+    for heading in ("model", "quant"):
+        table.add_column(heading, overflow="fold")
+    table.add_column("size", justify="right", no_wrap=True)
+    for row in disk["variants"]:
+        size = formats.size(row["bytes"]) if row["bytes"] is not None else _unknown(row["unavailable"])
+        table.add_row(*(_plain(str(cell)) for cell in (row["model_id"], row["quant_tag"], size)))
+    total = disk["total_bytes"]
+    last = formats.size(total) if total is not None else _unknown(disk["total_unavailable"])
+    table.add_row("", _plain("together"), _plain(last), style="bold")
+    return table
+
+
+def _unknown(reason: Any) -> str:
+    return f"unknown ({reason_words(str(reason))})"
+
+
+def _pairs_table(pairs: Mapping[str, Any]) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column(style="cyan", overflow="fold")
+    table.add_column(overflow="fold")
+    for key, value in pairs.items():
+        table.add_row(_plain(str(key)), _plain(plain_value(value)))
+    return table
+
+
+def _plain(words: str) -> Text:
+    from rich.text import Text
+
+    return Text(visible(words))

