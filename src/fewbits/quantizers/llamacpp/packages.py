@@ -18,6 +18,7 @@ _OFFLINE = re.compile(
     r"name resolution|NewConnectionError|ConnectionError|Connection refused|Max retries|is unreachable|ProxyError|timed out",
     re.IGNORECASE,
 )
+_ERRNO = re.compile(r"\[Errno -?\d+\] ([^'\")\n]+)")
 _NOT_THERE = re.compile(r"No matching distribution|Could not find a version", re.IGNORECASE)
 _NO_SPACE = re.compile(r"No space left on device", re.IGNORECASE)
 _COPY_BYTES = 4 * 1024 * 1024
@@ -48,9 +49,10 @@ def download(requirement: str, folder: Path, options: Sequence[str] = ()) -> Pat
     if _NO_SPACE.search(said):
         raise StoreError(f"the disk is full: no room for {requirement} in {folder}. Free some space or set FEWBITS_CACHE.")
     if result.timed_out or _OFFLINE.search(said):
-        last = result.tail.splitlines()[-1] if result.tail else "no answer"
+        reasons = _ERRNO.findall(said) or _OFFLINE.findall(said)
+        reason = reasons[-1] if reasons else "no answer in time"
         remedy = "Check the network, or the index that pip is configured for, and try again."
-        raise PrerequisiteError(f"cannot download {requirement}: the package index did not answer ({last})", remedy)
+        raise PrerequisiteError(f"cannot download {requirement}: the package index did not answer ({reason})", remedy)
     if _NOT_THERE.search(said):
         remedy = "Check the network, and that pip's index (PIP_INDEX_URL, pip config) mirrors the public one."
         raise PrerequisiteError(f"the package index that pip uses here does not offer {requirement}", remedy)
