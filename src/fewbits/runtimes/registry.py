@@ -5,77 +5,11 @@ from __future__ import annotations
 import difflib
 import os
 from pathlib import Path
-from types import MappingProxyType
 
 from fewbits.core.errors import Problem, SpecError
 from fewbits.records.runtime import RuntimeCapabilities
 from fewbits.runtimes.base import Runtime
-
-CAPABILITIES: MappingProxyType[str, RuntimeCapabilities] = MappingProxyType(
-    {
-        row.name: row
-        for row in (
-            RuntimeCapabilities(
-                name="llamacpp",
-                local_process=True,
-                builds_variants=True,
-                streaming=True,
-                token_counts=True,
-                timings=True,
-                seed=True,
-                context_readback=True,
-                thread_control=True,
-                digest_identity=True,
-                constrained_json=True,
-                log_probabilities=False,
-            ),
-            RuntimeCapabilities(
-                name="ollama",
-                local_process=False,
-                builds_variants=False,
-                streaming=True,
-                token_counts=True,
-                timings=True,
-                seed=True,
-                context_readback=True,
-                thread_control=True,
-                digest_identity=True,
-                constrained_json=True,
-                log_probabilities=False,
-            ),
-            # the protocol promises counts on request; times only where the server is llama.cpp
-            RuntimeCapabilities(
-                name="openai",
-                local_process=False,
-                builds_variants=False,
-                streaming=True,
-                token_counts=True,
-                timings=False,
-                seed=True,
-                context_readback=False,
-                thread_control=False,
-                digest_identity=False,
-                constrained_json=True,
-                log_probabilities=False,
-            ),
-            # replays declared numbers: whatever the script declares is reported, nothing is controlled
-            RuntimeCapabilities(
-                name="scripted",
-                local_process=False,
-                builds_variants=False,
-                streaming=True,
-                token_counts=True,
-                timings=True,
-                seed=False,
-                context_readback=False,
-                thread_control=False,
-                digest_identity=False,
-                constrained_json=False,
-                log_probabilities=False,
-            ),
-        )
-    }
-)
+from fewbits.runtimes.capabilities import CAPABILITIES
 
 
 def capabilities_of(name: str) -> RuntimeCapabilities:

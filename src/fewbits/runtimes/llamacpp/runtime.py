@@ -9,10 +9,10 @@ from fewbits.core.errors import PrerequisiteError, SpecError
 from fewbits.records.plan import Controls
 from fewbits.records.runtime import RuntimeCapabilities
 from fewbits.records.variant import Variant
+from fewbits.runtimes.capabilities import CAPABILITIES
 from fewbits.runtimes.llamacpp.child import LaunchOptions, LlamaChild
 from fewbits.runtimes.llamacpp.placement import resolve_cores, resolve_threads
 from fewbits.runtimes.llamacpp.session import LlamaCppSession
-from fewbits.runtimes.registry import CAPABILITIES
 
 _SHORT_DIGEST = 12
 

@@ -17,10 +17,10 @@ from fewbits.records.plan import Controls, EffectiveControls
 from fewbits.records.runtime import GenerateRequest, RuntimeCapabilities
 from fewbits.records.trial import RawReply
 from fewbits.records.variant import Artifact, ServedIdentity, Variant
+from fewbits.runtimes.capabilities import CAPABILITIES
 from fewbits.runtimes.http_stream import Endpoint, ServerUnreachableError, StreamRules, ask_json, exchange, parse_base_url
 from fewbits.runtimes.ollama import protocol
 from fewbits.runtimes.ollama.catalogue import Model, find_model, list_models
-from fewbits.runtimes.registry import CAPABILITIES
 
 TOOL = "ollama"
 _CONTROL_TIMEOUT_SECONDS = 10.0

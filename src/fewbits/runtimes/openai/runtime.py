@@ -12,8 +12,8 @@ from fewbits.records.runtime import GenerateRequest, RuntimeCapabilities
 from fewbits.records.trial import RawReply
 from fewbits.records.variant import Artifact, ServedIdentity, Variant
 from fewbits.runtimes import chat_completions
+from fewbits.runtimes.capabilities import CAPABILITIES
 from fewbits.runtimes.http_stream import Endpoint, ServerUnreachableError, StreamRules, ask_json, exchange, parse_base_url
-from fewbits.runtimes.registry import CAPABILITIES
 
 TOOL = "openai"
 _CONTROL_TIMEOUT_SECONDS = 10.0

@@ -16,7 +16,7 @@ from fewbits.records.plan import Controls, EffectiveControls
 from fewbits.records.runtime import GenerateRequest, RuntimeCapabilities
 from fewbits.records.trial import RawReply
 from fewbits.records.variant import Artifact, ServedIdentity, Variant
-from fewbits.runtimes.registry import CAPABILITIES
+from fewbits.runtimes.capabilities import CAPABILITIES
 from fewbits.runtimes.scripted.script import Failure, Script, ScriptedReply, ScriptedVariant, load_script
 
 TOOL = "scripted"

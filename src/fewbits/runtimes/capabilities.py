@@ -1,0 +1,73 @@
+"""What each runtime can really do and report: a table that can be read without importing a backend."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+from fewbits.records.runtime import RuntimeCapabilities
+
+CAPABILITIES: MappingProxyType[str, RuntimeCapabilities] = MappingProxyType(
+    {
+        row.name: row
+        for row in (
+            RuntimeCapabilities(
+                name="llamacpp",
+                local_process=True,
+                builds_variants=True,
+                streaming=True,
+                token_counts=True,
+                timings=True,
+                seed=True,
+                context_readback=True,
+                thread_control=True,
+                digest_identity=True,
+                constrained_json=True,
+                log_probabilities=False,
+            ),
+            RuntimeCapabilities(
+                name="ollama",
+                local_process=False,
+                builds_variants=False,
+                streaming=True,
+                token_counts=True,
+                timings=True,
+                seed=True,
+                context_readback=True,
+                thread_control=True,
+                digest_identity=True,
+                constrained_json=True,
+                log_probabilities=False,
+            ),
+            # the protocol promises counts on request; times only where the server is llama.cpp
+            RuntimeCapabilities(
+                name="openai",
+                local_process=False,
+                builds_variants=False,
+                streaming=True,
+                token_counts=True,
+                timings=False,
+                seed=True,
+                context_readback=False,
+                thread_control=False,
+                digest_identity=False,
+                constrained_json=True,
+                log_probabilities=False,
+            ),
+            # replays declared numbers: whatever the script declares is reported, nothing is controlled
+            RuntimeCapabilities(
+                name="scripted",
+                local_process=False,
+                builds_variants=False,
+                streaming=True,
+                token_counts=True,
+                timings=True,
+                seed=False,
+                context_readback=False,
+                thread_control=False,
+                digest_identity=False,
+                constrained_json=False,
+                log_probabilities=False,
+            ),
+        )
+    }
+)
