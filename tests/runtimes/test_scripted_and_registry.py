@@ -17,9 +17,10 @@ from fewbits.core.errors import BackendError, PrerequisiteError, SpecError
 from fewbits.records.plan import Controls
 from fewbits.records.runtime import GenerateRequest
 from fewbits.records.variant import Variant
+from fewbits.runtimes.capabilities import CAPABILITIES
 from fewbits.runtimes.llamacpp import placement
 from fewbits.runtimes.llamacpp.session import threads_from_log
-from fewbits.runtimes.registry import CAPABILITIES, capabilities_of, create_runtime, default_ollama_url
+from fewbits.runtimes.registry import capabilities_of, create_runtime, default_ollama_url
 from fewbits.runtimes.scripted.runtime import ScriptedRuntime
 
 MakeVariant = Callable[..., Variant]

@@ -35,7 +35,7 @@ def test_packaged_presets_need_no_server_and_start_at_the_reference(path: Path) 
     assert spec.runtime == "llamacpp"
     assert spec.models == ("smollm2-135m",)
     assert spec.quants[0] == spec.reference_quant == "F16"
-    assert spec.canary.max_latency_variation == (0.10 if "demo" in path.name else 0.03)
+    assert spec.canary.max_latency_variation == (0.15 if "demo" in path.name else 0.03)
 
 
 def test_presets_do_not_share_a_folder() -> None:

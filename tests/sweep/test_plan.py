@@ -240,7 +240,7 @@ def demo_document(folder: Path) -> dict[str, Any]:
     plan = build_plan(
         spec,
         [model],
-        [task(task_id) for task_id in spec.selection.ids],
+        tasks_of(8),
         bank_digest="1" * 64,
         cores=2,
         fingerprint="test-machine",

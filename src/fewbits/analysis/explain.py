@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 
 from fewbits.analysis.recommend import Selection, utility
-from fewbits.analysis.wording import count, listed, percent, points
+from fewbits.analysis.wording import apart, count, listed, percent, points
 from fewbits.core.units import format_bytes, format_seconds
 from fewbits.records.base import Unavailable
 from fewbits.records.plan import SelectionPolicy
@@ -151,7 +151,8 @@ def _rejection(row: QuantRow, policy: SelectionPolicy, minimum: float | None) ->
         problems.append("it has no score or no time")
     else:
         if not row.meets_adherence and minimum is not None:
-            problems.append(f"{percent(row.adherence_score)} of the checks met is under the bar of {percent(minimum)}")
+            score, bar = apart(row.adherence_score, minimum)
+            problems.append(f"{score} of the checks met is under the bar of {bar}")
         if not row.meets_latency:
             problems.append(f"{format_seconds(row.total_latency)} a task is over the limit")
     return f"{row.quant_tag} is out: {listed(problems)}."

