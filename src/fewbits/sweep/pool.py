@@ -94,8 +94,9 @@ class ModelPool:
                     raise
                 continue
             try:
-                model = OpenModel(session, session.identity())
+                identity = session.identity()
                 self._warm_up(session)
+                model = OpenModel(session, identity)  # reads the controls back, which engines tell after a generation
             except BaseException:
                 session.close()
                 raise
