@@ -132,31 +132,31 @@ def run_sweep(prepared: PreparedSweep, observer: SweepObserver, *, fresh: bool =
     with directory.locked():
         if fresh and (shelf := directory.set_aside()):
             observer.notice(f"the earlier run was moved to {shelf}")
-        _claim(directory, prepared.plan)
+        _refuse_another_plan(directory, prepared.plan)
         variants = _make_variants(prepared, observer)
+        directory.write_plan(prepared.plan)
         for variant in variants.values():
             directory.write_manifest(variant.artifact)
         run(Sweep(prepared.plan, prepared.tasks, variants, prepared.runtime, directory, observer))
         return write_results(directory)
 
 
-def _claim(directory: RunDirectory, plan: Plan) -> None:
-    """Take a new folder for a plan, or check that the folder's run has the same one."""
+def _refuse_another_plan(directory: RunDirectory, plan: Plan) -> None:
+    """Check that the folder is new, or holds a run of the same plan."""
     present = directory.read_plan()
-    if present is None:
-        if directory.trials_path.exists():
-            msg = f"{directory.root} holds a journal but no plan.json: choose another --out-dir, or use --fresh to start over."
-            raise StoreError(msg)
-        directory.write_plan(plan)
-    elif present.digest != plan.digest:
-        from fewbits.sweep.differences import plan_differences
-
-        differences = "".join(f"\n  - {line}" for line in plan_differences(present, plan))
-        msg = (
-            f"{directory.root} holds a run of another plan, and results of two plans must not mix. What differs:{differences}\n"
-            "Use --fresh to start over (the old run is kept in superseded/), or another --out-dir."
-        )
+    if present is None and directory.trials_path.exists():
+        msg = f"{directory.root} holds a journal but no plan.json: choose another --out-dir, or use --fresh to start over."
         raise StoreError(msg)
+    if present is None or present.digest == plan.digest:
+        return
+    from fewbits.sweep.differences import plan_differences
+
+    differences = "".join(f"\n  - {line}" for line in plan_differences(present, plan))
+    msg = (
+        f"{directory.root} holds a run of another plan, and results of two plans must not mix. What differs:{differences}\n"
+        "Use --fresh to start over (the old run is kept in superseded/), or another --out-dir."
+    )
+    raise StoreError(msg)
 
 
 def _make_variants(prepared: PreparedSweep, observer: SweepObserver) -> dict[VariantKey, Variant]:

@@ -17,9 +17,6 @@ from fewbits.spec.flags import add_sweep_arguments, explicit_flags
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the sweep's flags."""
     add_sweep_arguments(parser)
-    parser.add_argument(
-        "--matrix-config", type=Path, metavar="FILE", help="JSON or YAML matrix; its models and quants replace the flags'"
-    )
     parser.add_argument("--dry-run", action="store_true", help="print the resolved plan and touch nothing")
     parser.add_argument("--fresh", action="store_true", help="start over; an earlier run in the folder is kept in superseded/")
     parser.add_argument("--json", action="store_true", help="print the summary (or the dry-run document) as JSON on stdout")

@@ -68,7 +68,10 @@ class RunDirectory:
         return decode(self.plan_path.read_bytes(), Plan, str(self.plan_path))
 
     def write_plan(self, plan: Plan) -> None:
-        """Write `plan.json`."""
+        """Write `plan.json`, unless it says the same already (an earlier run's commit stays on record)."""
+        present = self.read_plan()
+        if present is not None and present.digest == plan.digest:
+            return
         atomic_write(self.plan_path, encode_pretty(plan))
 
     def write_manifest(self, artifact: Artifact) -> None:
