@@ -134,6 +134,7 @@ def run_sweep(prepared: PreparedSweep, observer: SweepObserver, *, fresh: bool =
             observer.notice(f"the earlier run was moved to {shelf}")
         _refuse_another_plan(directory, prepared.plan)
         variants = _make_variants(prepared, observer)
+        _refuse_other_weights(directory, variants)
         directory.write_plan(prepared.plan)
         for variant in variants.values():
             directory.write_manifest(variant.artifact)
@@ -157,6 +158,22 @@ def _refuse_another_plan(directory: RunDirectory, plan: Plan) -> None:
         "Use --fresh to start over (the old run is kept in superseded/), or another --out-dir."
     )
     raise StoreError(msg)
+
+
+def _refuse_other_weights(directory: RunDirectory, variants: Mapping[VariantKey, Variant]) -> None:
+    """Check that the folder's earlier trials, if any, were run on these very weights (a rebuilt engine or a new pull differs)."""
+    for key, manifest in directory.read_manifests().items():
+        variant = variants.get(key)
+        if variant is None:
+            continue
+        now = variant.artifact
+        if (now.sha256, now.server_digest) != (manifest.sha256, manifest.server_digest):
+            new, old = (made.sha256 or made.server_digest or "unknown" for made in (now, manifest))
+            msg = (
+                f"{key[1]} of {key[0]} is not what the run in {directory.root} measured: sha256 {new} now, {old} then. "
+                "Use --fresh to start over (the old run is kept in superseded/), or another --out-dir."
+            )
+            raise StoreError(msg)
 
 
 def _make_variants(prepared: PreparedSweep, observer: SweepObserver) -> dict[VariantKey, Variant]:
