@@ -25,6 +25,7 @@ def build_trial(quant: str, task: str, **changes: Any) -> TrialView:
     tokens = {"prompt_tokens": 20, "output_tokens": 30, "cached_prompt_tokens": 0, "status": TokenStatus.OK}
     tokens |= {name: changes.pop(name) for name in list(changes) if name in tokens and name != "status"}
     tokens["status"] = changes.pop("token_status", tokens["status"])
+    tokens["decode_steps"] = tokens["output_tokens"]
     times: dict[str, Any] = {
         "total_latency": 0.5,
         "init_latency": 1.25,

@@ -165,3 +165,15 @@ def test_every_null_has_a_reason_and_every_number_is_finite(raw: RawReply | None
     assert all(math.isfinite(value) and value >= 0 for value in everything.values() if isinstance(value, int | float))
     assert set(found.unavailable.values()) <= {reason.value for reason in Unavailable}
     assert msgspec.json.decode(msgspec.json.encode(found), type=Telemetry) == found
+
+
+def test_decode_rate_counts_the_steps_that_its_clock_covers() -> None:
+    found = derive(reply(output_tokens=11, decode_steps=10, predicted_ms=100.0)).token_metrics
+    assert (found.output_tokens, found.decode_steps) == (11, 10)
+    assert found.generation_tokens_per_second == pytest.approx(100)
+
+
+def test_a_single_token_has_no_decode_rate() -> None:
+    found = derive(reply(output_tokens=1, decode_steps=0, predicted_ms=0.002))
+    assert found.token_metrics.generation_tokens_per_second is None
+    assert found.unavailable["token_metrics.generation_tokens_per_second"] == "NO_DECODE_STEP"

@@ -195,11 +195,11 @@ def _measurements(group: Group, timed: Mask) -> dict[str, Any]:
     numbers["init_latency"] = _middle(np.unique(loads[np.isfinite(loads)]))
     prompt = group.column("telemetry.token_metrics.prompt_tokens")
     cached = group.column("telemetry.token_metrics.cached_prompt_tokens")
-    output = group.column("telemetry.token_metrics.output_tokens")
+    steps = group.column("telemetry.token_metrics.decode_steps")
     counted = timed & group.token_ok
     processed = prompt - np.nan_to_num(cached)
     numbers["prompt_tokens_per_second"] = _total_rate(processed[counted], columns["prefill_seconds"][counted])
-    numbers["generation_tokens_per_second"] = _total_rate(output[counted], columns["decode_seconds"][counted])
+    numbers["generation_tokens_per_second"] = _total_rate(steps[counted], columns["decode_seconds"][counted])
     for name, read in (
         ("peak_memory_rss", "telemetry.peak_memory_rss"),
         ("peak_memory_gpu_bytes", "telemetry.peak_memory_gpu_bytes"),

@@ -119,6 +119,7 @@ _TOKEN_FIELDS = (
     "output_tokens",
     "total_tokens",
     "cached_prompt_tokens",
+    "decode_steps",
     "prompt_tokens_per_second",
     "generation_tokens_per_second",
     "raw_usage",
@@ -137,6 +138,7 @@ def _failed(wall_seconds: float | None, reasons: dict[str, str]) -> tuple[dict[s
         output_tokens=None,
         total_tokens=None,
         cached_prompt_tokens=None,
+        decode_steps=None,
         prompt_tokens_per_second=None,
         generation_tokens_per_second=None,
     )
@@ -181,13 +183,17 @@ def _tokens(reply: RawReply, prefill_ms: float | None, decode_ms: float | None, 
     prompt_rate = _rate(processed, prefill_ms, status)
     if contradiction and status is TokenStatus.OK:
         prompt_rate = _Measured(None, Unavailable.COUNTS_DISAGREE)
-    generation_rate = _rate(output, decode_ms, status)
+    steps = output if reply.decode_steps is None else reported_count(reply.decode_steps)
+    generation_rate = _rate(steps, decode_ms, status)
+    if steps == 0 and output:
+        generation_rate = _Measured(None, Unavailable.NO_DECODE_STEP)
     metrics = TokenMetrics(
         status=status,
         prompt_tokens=prompt,
         output_tokens=output,
         total_tokens=None if prompt is None or output is None else prompt + output,
         cached_prompt_tokens=cached,
+        decode_steps=steps,
         prompt_tokens_per_second=prompt_rate.value,
         generation_tokens_per_second=generation_rate.value,
         raw_usage=reply.raw_usage,

@@ -88,6 +88,8 @@ class Unavailable(StrEnum):
     """Two reported counts contradict each other (more cached prompt tokens than prompt tokens)."""
     NOMINAL_BITS = "NOMINAL_BITS"
     """There is no file to measure: the variant is ranked by the bits that its tag stands for."""
+    NO_DECODE_STEP = "NO_DECODE_STEP"
+    """The only token came out of the prompt pass: nothing was decoded after it."""
     NO_TRIALS = "NO_TRIALS"
     """The journal holds no trial that could show it."""
     NO_HISTORY = "NO_HISTORY"

@@ -29,6 +29,9 @@ class RawReply(Record, frozen=True, kw_only=True):
     cached_prompt_tokens: int | None = None
     prompt_ms: float | None = None
     predicted_ms: float | None = None
+    decode_steps: int | None = None
+    """Decode passes that `predicted_ms` covers. llama.cpp's clock starts when the first token is out of the prompt pass, so one
+    less than its output tokens; `None` where the engine's clock covers every output token, or nobody knows."""
     retries: int = 0
     raw_usage: dict[str, Any] | None = None
     raw_timings: dict[str, Any] | None = None
@@ -42,6 +45,8 @@ class TokenMetrics(Record, frozen=True, kw_only=True):
     output_tokens: int | None
     total_tokens: int | None
     cached_prompt_tokens: int | None
+    decode_steps: int | None
+    """Tokens that `decode_seconds` was spent on."""
     prompt_tokens_per_second: float | None
     generation_tokens_per_second: float | None
     raw_usage: dict[str, Any] | None = None
@@ -178,6 +183,7 @@ class TokenMetricsView(OpenRecord, frozen=True, kw_only=True):
     prompt_tokens: int | None = None
     output_tokens: int | None = None
     cached_prompt_tokens: int | None = None
+    decode_steps: int | None = None
     prompt_tokens_per_second: float | None = None
     generation_tokens_per_second: float | None = None
 

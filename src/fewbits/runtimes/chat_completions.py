@@ -185,6 +185,7 @@ def _assemble(
         cached_prompt_tokens=_first(timings.cache_n, details.cached_tokens if details is not None else None),
         prompt_ms=timings.prompt_ms,
         predicted_ms=timings.predicted_ms,
+        decode_steps=None if timings.predicted_n is None else max(0, timings.predicted_n - 1),
         raw_usage=raw_usage,
         raw_timings=raw_timings,
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 from dataclasses import dataclass
 
+import msgspec
+
 from fewbits.analysis.run_quality import environment_delta, judge_trial
 from fewbits.analysis.telemetry import derive_telemetry
 from fewbits.core.codec import digest, text_digest
@@ -12,7 +14,7 @@ from fewbits.core.errors import BackendError, ProtocolError, TrialTimeoutError
 from fewbits.probes.environment import EnvironmentProbe
 from fewbits.probes.memory import GpuMemory, peak_rss_bytes, reset_peak_rss
 from fewbits.records.base import TrialStatus, Unavailable
-from fewbits.records.plan import Plan, PlannedTrial
+from fewbits.records.plan import EffectiveControls, Plan, PlannedTrial
 from fewbits.records.runtime import GenerateRequest
 from fewbits.records.task import Task, task_digest
 from fewbits.records.trial import Environment, EnvironmentSample, RawReply, Trial, VibeMetrics
@@ -53,6 +55,7 @@ class Outcome:
     peak_rss_bytes: int | None
     peak_gpu_bytes: int | None
     started_at: str
+    effective: EffectiveControls
 
 
 def ask(model: OpenModel, task: Task, plan: Plan, instruments: Instruments) -> Outcome:
@@ -91,6 +94,17 @@ def ask(model: OpenModel, task: Task, plan: Plan, instruments: Instruments) -> O
         peak_rss_bytes=peak_rss_bytes(model.process_ids),
         peak_gpu_bytes=instruments.gpu.used_bytes(model.process_ids),
         started_at=started_at,
+        effective=read_back(model, answered=reply is not None),
+    )
+
+
+def read_back(model: OpenModel, *, answered: bool) -> EffectiveControls:
+    """The controls that this very request ran under; what belongs to a request is `null` when it failed."""
+    if answered:
+        return model.session.effective_controls()
+    gone = dict.fromkeys(("seed", "temperature", "max_tokens"), Unavailable.TRIAL_FAILED.value)
+    return msgspec.structs.replace(
+        model.effective, seed=None, temperature=None, max_tokens=None, unavailable={**model.effective.unavailable, **gone}
     )
 
 
@@ -110,7 +124,7 @@ def record(cell: Cell, plan: Plan, model: OpenModel, outcome: Outcome, cores: in
         },
     )
     delta = environment_delta(outcome.before, outcome.after, cores)
-    quality, reasons = judge_trial(delta, telemetry, plan.controls, model.effective, plan.spec.quality)
+    quality, reasons = judge_trial(delta, telemetry, plan.controls, outcome.effective, plan.spec.quality)
     trial_id = digest([plan.digest, cell.phase, *planned.key, cell.attempt])
     return Trial(
         plan_digest=plan.digest,
@@ -135,7 +149,7 @@ def record(cell: Cell, plan: Plan, model: OpenModel, outcome: Outcome, cores: in
         failure=outcome.failure,
         served=model.identity,
         controls_requested=plan.controls,
-        controls_effective=model.effective,
+        controls_effective=outcome.effective,
         output_text=text,
         output_sha256=text_digest(text),
         finish_reason=outcome.reply.finish_reason if outcome.reply else None,
