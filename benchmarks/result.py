@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from enum import StrEnum
@@ -57,6 +58,11 @@ def judged(name: str, measured: float, limit: float, unit: str, note: str, *, at
 def skipped(name: str, why: str) -> Result:
     """Say what is missing and what to do about it."""
     return Result(name=name, measured=None, limit=None, unit="", outcome=Outcome.SKIP, note=why)
+
+
+def notice(line: str) -> None:
+    """Tell a waiting person what goes on; stdout is kept for results."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float]:

@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from benchmarks.result import Outcome, Result
+from benchmarks.result import Outcome, Result, notice
 from fewbits.core.codec import to_builtins
 from fewbits.core.engines import EngineTool, find_tool
 from fewbits.core.errors import FewbitsError, PrerequisiteError
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     results: list[Result] = []
     for name in arguments.only or BENCHMARKS:
-        print(f"{name} ...", file=sys.stderr, flush=True)
+        notice(f"{name} ...")
         results += _run(name)
     if arguments.json:
         print(json.dumps({"machine": machine(), "results": to_builtins(results)}, indent=2, sort_keys=True))

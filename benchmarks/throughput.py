@@ -2,7 +2,7 @@
 
 Ours is read from the engine's own clock. `predicted_ms` of llama.cpp's server runs from the first token, which the prompt's last
 batch yields, to the n-th, so it holds n - 1 decode steps: the rate is (n - 1) / `predicted_ms`, and `llama-bench` is asked for
-n - 1 steps at a depth of the prompt's length. Ours includes sampling, detokenization and streaming; `llama-bench` samples nothing.
+n - 1 steps at a depth of the prompt's length. Ours includes sampling, text and streaming; `llama-bench` samples nothing.
 Source: llama.cpp, tools/server/server-context.cpp (`update_prompt_last`, `update_gen_last`) and tools/llama-bench.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.result import MODEL, SCHEME, Result, judged, quartiles, skipped, timed_command
+from benchmarks.result import MODEL, SCHEME, Result, judged, notice, quartiles, skipped, timed_command
 from fewbits.core.engines import EngineTool, find_tool
 from fewbits.probes.machine import default_threads
 from fewbits.quantizers.registry import create_quantizer
@@ -49,7 +49,7 @@ def measure() -> list[Result]:
         return [skipped(name, _REMEDY) for name in _NAMES]
     threads = default_threads()
     quantizer = create_quantizer("llamacpp", ArtifactCache(), threads=threads)
-    variant = quantizer.ensure(quantizer.locate(MODEL), SCHEME, print)
+    variant = quantizer.ensure(quantizer.locate(MODEL), SCHEME, notice)
     if variant.path is None:
         msg = f"{MODEL} {SCHEME} has no file"
         raise RuntimeError(msg)

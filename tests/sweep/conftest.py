@@ -1,0 +1,3 @@
+from conftest_sweep import prepare
+
+__all__ = ["prepare"]
