@@ -1,11 +1,14 @@
-"""Bad input gets one clear message, a documented exit code, and nothing half-written."""
+"""Every way to hold it wrong: one message that says where and what to do, the documented exit code, nothing written."""
 
 from __future__ import annotations
 
 import json
+import socket
+import struct
 import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -13,152 +16,263 @@ import pytest
 
 from fewbits.cli.main import main
 
-TASK = {
+TASK: dict[str, Any] = {
     "id": "a",
     "bucket": "logic",
     "tier": 1,
-    "prompt": "Say a.",
-    "checks": [{"kind": "exact", "accepted": ["a"]}],
-    "reference_answer": "a",
-    "wrong_answers": ["b"],
+    "prompt": "Say 1.",
+    "checks": [{"kind": "exact", "accepted": ["1"]}],
 }
-MATRIX = {"models": ["toy"], "quants": ["Q8_0"], "runtime": "scripted", "script": "script.json", "task_bank": "bank.json"}
-SCRIPT = {"schema_version": "fewbits.script.v1", "rules": [], "default": {"text": "a"}}
 
 
-def bank(*tasks: dict[str, Any]) -> str:
-    return json.dumps({"schema_version": "fewbits.task_bank.v1", "name": "tiny", "version": "1", "tasks": list(tasks)})
+class Inputs:
+    """A folder of good inputs, of which a case spoils one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.out = folder / "out"
+        self.bank = self.write("bank.json", {"name": "n", "version": "1", "tasks": [TASK]})
+        self.script = self.write("script.json", {"schema_version": "fewbits.script.v1", "default": {"text": "1"}})
+
+    def write(self, name: str, content: object) -> str:
+        path = self.folder / name
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            path.write_text(content if isinstance(content, str) else json.dumps(content))
+        return str(path)
+
+    def bank_of(self, *tasks: dict[str, Any]) -> list[str]:
+        return ["--task-bank", self.write("bad.json", {"name": "n", "version": "1", "tasks": list(tasks)})]
+
+    def matrix(self, content: object) -> list[str]:
+        return ["--matrix-config", self.write("matrix.json", content)]
+
+    def words(self, changed: list[str]) -> list[str]:
+        """A whole command line; flags that come twice: the later one wins, so a case's flags replace the good ones."""
+        good = {"--model-id": "m", "--quant-tags": "Q8_0", "--runtime": "scripted", "--canary-runs": "0"}
+        good |= {"--script": self.script, "--task-bank": self.bank, "--out-dir": str(self.out)}
+        given = dict(zip(changed[::2], changed[1::2], strict=True))
+        if given.get("--runtime", "scripted") != "scripted" or "--matrix-config" in given:
+            del good["--script"]
+        if "--matrix-config" in given:
+            del good["--runtime"]
+        return [word for pair in (good | given).items() for word in pair if pair[1] != "ABSENT"]
 
 
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "bank.json").write_text(bank(TASK))
-    (tmp_path / "script.json").write_text(json.dumps(SCRIPT))
-    (tmp_path / "text.gguf").write_text("<html>not a model</html>")
-    (tmp_path / "empty.gguf").touch()
-    (tmp_path / "cut.gguf").write_bytes(b"GGUF\x03\x00\x00\x00" + b"\xff" * 16)
-    (tmp_path / "folder.gguf").mkdir()
-    (tmp_path / "file").touch()
-    return tmp_path
+def gguf(path: Path, *, keep: float = 1.0) -> str:
+    """A small true GGUF model file, cut off after a share of its bytes."""
+    import numpy as np
+    from gguf import GGUFWriter
+
+    writer = GGUFWriter(path, "llama")
+    writer.add_tensor("token_embd.weight", np.zeros((64, 64), dtype=np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * keep)])
+    return str(path)
 
 
-def refused(words: list[str], code: int, *said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["sweep", *words]) == code
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert "Traceback" not in printed.err
-    assert printed.err.count("fewbits sweep:") == 1
-    for words_said in said:
-        assert words_said in printed.err
-    assert not (Path("run") / "plan.json").exists()
-    assert not (Path("run") / "trials.jsonl").exists()
+def llamacpp(model: str) -> list[str]:
+    return ["--runtime", "llamacpp", "--model-id", model]
 
 
-FLAGS = [
-    (["--model-id", "cut.gguf", "--quant-tags", "Q9_X"], 2, ["Q9_X", "did you mean"]),
-    (["--model-id", "missing.gguf", "--quant-tags", "Q8_0"], 2, ["missing.gguf"]),
-    (["--model-id", "text.gguf", "--quant-tags", "Q8_0"], 2, ["text.gguf", "not"]),
-    (["--model-id", "empty.gguf", "--quant-tags", "Q8_0"], 2, ["empty.gguf", "empty"]),
-    (["--model-id", "cut.gguf", "--quant-tags", "Q8_0"], 2, ["cut.gguf", "truncated or corrupt"]),
-    (["--model-id", "folder.gguf", "--quant-tags", "Q8_0"], 2, ["folder.gguf"]),
-    (["--model-id", "m", "--quant-tags", "Q8_0", "--runs", "0"], 2, ["--runs", "0"]),
-    (["--model-id", "m", "--quant-tags", "Q8_0", "--runs", "-1"], 2, ["--runs", "-1"]),
-    (["--model-id", "m", "--quant-tags", "Q8_0", "--threads", "9999"], 2, ["--threads", "9999"]),
-    (["--quant-tags", "Q8_0"], 2, ["--model-id"]),
-    (["--matrix-config", "nothing.json"], 2, ["nothing.json"]),
-    (["--model-id", "m", "--quant-tags", "Q8_0", "--runtime", "lammacpp"], 2, ["lammacpp", "llamacpp"]),
-    (["--model-id", "m", "--quant-tags", "Q8_0", "--task-bank", "none.json"], 2, ["none.json"]),
-    (["--model-id", "m", "--quant-tags", "Q8_0", "--runtime", "openai", "--base-url", "http://127.0.0.1:9/v1"], 3, ["no server"]),
+def in_folder(make: Callable[[Path], str]) -> Callable[[Inputs], list[str]]:
+    return lambda inputs: llamacpp(make(inputs.folder))
+
+
+def empty_file(folder: Path) -> str:
+    (folder / "empty.gguf").touch()
+    return str(folder / "empty.gguf")
+
+
+def text_file(folder: Path) -> str:
+    (folder / "text.gguf").write_text("<html>404</html>" * 50)
+    return str(folder / "text.gguf")
+
+
+def old_gguf(folder: Path) -> str:
+    (folder / "old.gguf").write_bytes(b"GGUF" + struct.pack("<IQQ", 1, 0, 0) + bytes(64))
+    return str(folder / "old.gguf")
+
+
+def below_a_file(inputs: Inputs) -> list[str]:
+    return ["--out-dir", str(Path(inputs.bank) / "out")]
+
+
+GOOD_MATRIX = '"models": ["m"], "quants": ["Q8_0"], "runtime": "scripted"'
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is changed, the exit code, and words that the message must hold (where, what to do)."""
+
+    change: Callable[[Inputs], list[str]]
+    code: int
+    says: tuple[str, ...]
+    name: str = field(kw_only=True)
+
+
+CASES = [
+    Case(lambda _: ["--quant-tags", "Q4_KM"], 2, ("--quant-tags", "Q4_KM", "Q4_K_M"), name="unknown quant tag"),
+    Case(lambda _: ["--quant-tags", "Q8_0,Q8_0"], 2, ("--quant-tags", "Q8_0"), name="quant tag twice"),
+    Case(in_folder(lambda folder: str(folder / "no.gguf")), 2, ("no.gguf",), name="model missing"),
+    Case(in_folder(str), 2, ("folder",), name="model is a folder"),
+    Case(in_folder(empty_file), 2, ("empty.gguf", "GGUF"), name="model empty"),
+    Case(in_folder(text_file), 2, ("text.gguf", "GGUF"), name="model not GGUF"),
+    Case(in_folder(old_gguf), 2, ("old.gguf", "version"), name="model GGUF of another version"),
+    Case(in_folder(lambda folder: gguf(folder / "cut.gguf", keep=0.9)), 2, ("cut.gguf",), name="model cut in its weights"),
+    Case(in_folder(lambda folder: gguf(folder / "cut.gguf", keep=0.01)), 2, ("cut.gguf",), name="model cut in its header"),
+    Case(lambda i: i.matrix(f'{{{GOOD_MATRIX}, "quantz": 1}}'), 2, ("quantz", "quants"), name="config unknown key"),
+    Case(lambda i: i.matrix(f'{{{GOOD_MATRIX}, "seed": "x"}}'), 2, ("seed",), name="config ill-typed key"),
+    Case(lambda i: i.matrix(f'{{{GOOD_MATRIX}, "temperature": NaN}}'), 2, ("matrix.json", "NaN"), name="config NaN"),
+    Case(lambda i: i.matrix(f'{{{GOOD_MATRIX}, "seed": 1, "seed": 2}}'), 2, ("seed", "twice"), name="config duplicate key"),
+    Case(lambda i: i.matrix(f"{{{GOOD_MATRIX}"), 2, ("matrix.json", "line 1"), name="config broken JSON"),
+    Case(lambda i: i.matrix("[1, 2]"), 2, ("matrix.json",), name="config no object"),
+    Case(lambda i: i.matrix(b"\xff\xfe\x00"), 2, ("matrix.json",), name="config not UTF-8"),
+    Case(lambda i: ["--matrix-config", str(i.folder / "no.json")], 2, ("no.json",), name="config missing"),
+    Case(lambda i: ["--matrix-config", str(i.folder)], 2, ("folder",), name="config is a folder"),
+    Case(lambda i: i.bank_of(), 2, ("tasks",), name="bank empty"),
+    Case(lambda i: i.bank_of(TASK, TASK), 2, ("tasks[1].id", "tasks[0]"), name="bank duplicate ids"),
+    Case(lambda i: i.bank_of(TASK | {"checks": []}), 2, ("tasks[0].checks",), name="task without checks"),
+    Case(lambda i: ["--task-bank", i.write("b.json", "{")], 2, ("b.json",), name="bank broken"),
+    Case(lambda i: ["--task-bank", str(i.folder / "no.json")], 2, ("no.json",), name="bank missing"),
+    Case(lambda _: ["--task-ids", "zzz"], 2, ("zzz",), name="task unknown"),
+    Case(lambda _: ["--runs", "0"], 2, ("--runs", "0"), name="zero runs"),
+    Case(lambda _: ["--runs", "-1"], 2, ("--runs", "-1"), name="negative runs"),
+    Case(lambda _: ["--runs", "two"], 2, ("--runs", "two"), name="runs no number"),
+    Case(lambda _: ["--threads", "9999"], 2, ("--threads", "9999"), name="too many threads"),
+    Case(lambda _: ["--temperature", "nan"], 2, ("--temperature",), name="temperature NaN"),
+    Case(below_a_file, 2, ("bank.json", "--out-dir"), name="out-dir below a file"),
+    Case(lambda _: ["--out-dir", "/proc/fewbits/out"], 2, ("/proc/fewbits", "--out-dir"), name="out-dir read-only"),
+    Case(lambda _: ["--out-dir", "/dev/full"], 2, ("/dev/full", "--out-dir"), name="out-dir is a device"),
+    Case(lambda _: ["--model-id", "ABSENT"], 2, ("--model-id",), name="no model"),
+    Case(lambda _: ["--quant-tags", "ABSENT"], 2, ("--quant-tags",), name="no quants"),
+    Case(lambda _: ["--runtime", "llama"], 2, ("--runtime", "llamacpp"), name="unknown runtime"),
+    Case(lambda i: ["--script", i.write("s.json", "{}")], 2, ("s.json",), name="script without schema"),
+    Case(lambda i: ["--script", str(i.folder / "no.json")], 2, ("no.json",), name="script missing"),
+    Case(lambda _: ["--runtime", "openai"], 2, ("--base-url",), name="no address"),
+    Case(lambda _: ["--runtime", "openai", "--base-url", "ftp://h"], 2, ("--base-url",), name="address of another protocol"),
 ]
 
 
-@pytest.mark.parametrize(("words", "code", "said"), FLAGS, ids=[" ".join(words) for words, _, _ in FLAGS])
-def test_bad_flags(words: list[str], code: int, said: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    if "--task-bank" not in words:
-        words = [*words, "--task-bank", "bank.json"]
-    refused([*words, "--out-dir", "run"], code, *said, capsys=capsys)
-
-
-FILES = {
-    "unknown key": ({**MATRIX, "latency_celing": 3}, ["latency_celing", "latency_ceiling"]),
-    "ill-typed": ({**MATRIX, "runs_per_quant": "three"}, ["runs_per_quant", "three"]),
-    "duplicate quants": ({**MATRIX, "quants": ["Q8_0", "q8_0"]}, ["quants"]),
-    "empty models": ({**MATRIX, "models": []}, ["models"]),
-    "all at once": ({**MATRIX, "seed": -1, "bogus": 1, "adherence_threshold": 7}, ["seed", "bogus", "adherence_threshold"]),
-}
-
-
-@pytest.mark.parametrize(("document", "said"), FILES.values(), ids=FILES.keys())
-def test_bad_matrix(document: dict[str, Any], said: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    Path("matrix.json").write_text(json.dumps(document))
-    refused(["--matrix-config", "matrix.json", "--out-dir", "run"], 2, *said, capsys=capsys)
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ('{"models": ["m"], "models": ["n"]}', "models"),
-        ('{"models": ["m"', "matrix.json"),
-        ('{"latency_ceiling": NaN}', "latency_ceiling: nan"),
-        ("[1]", "matrix.json"),
-        ("", "matrix.json"),
-    ],
-)
-def test_matrix_that_is_not_strict_json(text: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("matrix.json").write_text(text)
-    refused(["--matrix-config", "matrix.json", "--out-dir", "run"], 2, said, capsys=capsys)
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        (bank(), "tasks"),
-        (bank(TASK, TASK), "used twice"),
-        (bank({**TASK, "checks": []}), "checks"),
-        (bank({**TASK, "tire": 1}), "tire"),
-        ("{", "bank.json"),
-    ],
-    ids=["empty", "duplicate ids", "no checks", "unknown key", "broken"],
-)
-def test_bad_banks(text: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("bank.json").write_text(text)
-    Path("matrix.json").write_text(json.dumps(MATRIX))
-    refused(["--matrix-config", "matrix.json", "--out-dir", "run"], 2, said, capsys=capsys)
-
-
-@pytest.mark.parametrize("out_dir", ["file/run", "/proc/run"])
-def test_unwritable_folders(out_dir: str, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("matrix.json").write_text(json.dumps(MATRIX))
-    refused(["--matrix-config", "matrix.json", "--out-dir", out_dir], 2, "cannot write", out_dir, capsys=capsys)
+def refused(words: list[str], code: int, says: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> str:
+    """Run a sweep that must refuse; check the message and return it."""
+    assert main(["sweep", *words]) == code
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("fewbits sweep: ") == 1
+    assert said.err.startswith("fewbits sweep: ")
+    assert "Traceback" not in said.err
+    for words_of_message in says:
+        assert words_of_message in said.err
+    return said.err
 
 
 @pytest.fixture
-def server_of_another_model() -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = b'{"object":"list","data":[{"id":"another-model","object":"model"}]}'
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/v1"
-    server.shutdown()
-    server.server_close()
+def inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Inputs:
+    monkeypatch.setenv("FEWBITS_CACHE", str(tmp_path / "cache"))
+    return Inputs(tmp_path)
 
 
-def test_a_server_that_holds_another_model(server_of_another_model: str, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--model-id", "mine", "--quant-tags", "Q8_0", "--runtime", "openai", "--base-url", server_of_another_model]
-    code = main(["sweep", *words, "--task-bank", "bank.json", "--out-dir", "run"])
-    printed = capsys.readouterr().err
-    assert code in {2, 3}
-    assert "mine" in printed
-    assert "another-model" in printed
-    assert not Path("run/plan.json").exists()
+def files_of(folder: Path) -> dict[Path, bytes | None]:
+    return {path: path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_refused(case: Case, inputs: Inputs, capsys: pytest.CaptureFixture[str]) -> None:
+    words = inputs.words(case.change(inputs))
+    before = files_of(inputs.folder)
+    error = refused(words, case.code, case.says, capsys)
+    assert error.count("problem") <= 1 or "1 problem:" in error
+    assert files_of(inputs.folder) == before
+
+
+def test_the_good_inputs_are_good(inputs: Inputs) -> None:
+    assert main(["sweep", *inputs.words([])]) == 0
+
+
+def test_all_problems_come_at_once(inputs: Inputs, capsys: pytest.CaptureFixture[str]) -> None:
+    words = inputs.words(["--runs", "0", "--threads", "9999", "--quant-tags", "Q4_KM", "--seed", "x"])
+    refused(words, 2, ("4 problems:", "--runs", "--threads", "--quant-tags", "--seed"), capsys)
+
+
+class TestServers:
+    @pytest.fixture
+    def serve(self) -> Iterator[Callable[[str, str], str]]:
+        """Start a server that lists one model and answers under another name; returns its address."""
+        servers: list[ThreadingHTTPServer] = []
+
+        def start(listed: str, answering: str) -> str:
+            class Handler(BaseHTTPRequestHandler):
+                def do_GET(self) -> None:
+                    self.reply("application/json", json.dumps({"object": "list", "data": [{"id": listed}]}).encode())
+
+                def do_POST(self) -> None:
+                    self.rfile.read(int(self.headers["Content-Length"]))
+                    choice = {"index": 0, "delta": {"content": "1"}, "finish_reason": "stop"}
+                    usage = {"prompt_tokens": 3, "completion_tokens": 1}
+                    row = {"model": answering, "choices": [choice], "usage": usage}
+                    self.reply("text/event-stream", b"data: " + json.dumps(row).encode() + b"\n\ndata: [DONE]\n\n")
+
+                def reply(self, kind: str, body: bytes) -> None:
+                    self.send_response(200)
+                    self.send_header("Content-Type", kind)
+                    self.send_header("Content-Length", str(len(body)))
+                    self.end_headers()
+                    self.wfile.write(body)
+
+                def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name that the base class has
+                    """Keep stderr for what is tested."""
+
+            server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+            servers.append(server)
+            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+            return f"http://127.0.0.1:{server.server_address[1]}"
+
+        yield start
+        for server in servers:
+            server.shutdown()
+            server.server_close()
+
+    @pytest.mark.parametrize("runtime", ["openai", "ollama"])
+    def test_absent(self, runtime: str, inputs: Inputs, capsys: pytest.CaptureFixture[str]) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+        words = inputs.words(["--runtime", runtime, "--base-url", f"http://127.0.0.1:{port}"])
+        refused(words, 3, (f"no server at http://127.0.0.1:{port}", "Start it"), capsys)
+        assert unwritten(inputs)
+
+    def test_has_not_the_model(
+        self, serve: Callable[[str, str], str], inputs: Inputs, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        words = inputs.words(["--runtime", "openai", "--base-url", serve("other", "other"), "--model-id", "mine"])
+        refused(words, 3, ("no model 'mine'", "other"), capsys)
+        assert unwritten(inputs)
+
+    def test_answers_as_another_model(
+        self, serve: Callable[[str, str], str], inputs: Inputs, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        address = serve("mine", "impostor")
+        words = inputs.words(["--runtime", "openai", "--base-url", address, "--model-id", "mine"])
+        assert main(["sweep", *words]) == 2
+        said = capsys.readouterr()
+        assert "impostor" in said.err.splitlines()[-1]
+        assert "Traceback" not in said.err
+        journal = inputs.out / "trials.jsonl"
+        assert not journal.exists() or journal.read_bytes() == b""
+        assert not (inputs.out / "sweep_summary.json").exists()
+
+    def test_the_same_server_honest_is_measured(self, serve: Callable[[str, str], str], inputs: Inputs) -> None:
+        address = serve("mine", "mine")
+        assert main(["sweep", *inputs.words(["--runtime", "openai", "--base-url", address, "--model-id", "mine"])]) == 0
+        (row,) = (inputs.out / "trials.jsonl").read_text().splitlines()
+        assert json.loads(row)["adherence_score"] == 1.0
+
+
+def unwritten(inputs: Inputs) -> bool:
+    """Whether neither a plan nor a journal was begun."""
+    return not any((inputs.out / name).exists() for name in ("plan.json", "trials.jsonl", "canary.jsonl", "manifests"))
