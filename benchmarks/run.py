@@ -48,7 +48,7 @@ def _run(name: str) -> list[Result]:
     except PrerequisiteError as error:
         return [_without_number(name, Outcome.SKIP, str(error))]
     except FewbitsError as error:
-        return [_without_number(name, Outcome.ERROR, str(error))]
+        return [_without_number(name, Outcome.ERROR, str(error).splitlines()[0])]  # an engine's log tail follows
     except Exception as error:  # noqa: BLE001 - one broken benchmark must not hide what the others measured
         traceback.print_exc()
         return [_without_number(name, Outcome.ERROR, f"{type(error).__name__}: {error}")]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewbits import __version__
-from fewbits.core.codec import encode_pretty
+from fewbits.core.codec import decode, encode_pretty
 from fewbits.core.errors import Problem, SpecError, StoreError
 from fewbits.core.files import atomic_write
 from fewbits.core.git import commit_sha
@@ -210,9 +210,10 @@ def build_summary(directory: RunDirectory) -> SweepSummary:
 
 def write_results(directory: RunDirectory) -> SweepSummary:
     """Write the summary where the plan says, and the reports beside the journal."""
-    summary = build_summary(directory)
     summary_path = summary_path_of(directory)
-    atomic_write(summary_path, encode_pretty(summary))
+    data = encode_pretty(build_summary(directory))
+    atomic_write(summary_path, data)
+    summary = decode(data, SweepSummary, str(summary_path))  # keys in the file's order: `fewbits report` must say the same
     render_report(summary, str(summary_path), directory.report_path, directory.scatter_path)
     return summary
 

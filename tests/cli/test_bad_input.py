@@ -99,6 +99,15 @@ def old_gguf(folder: Path) -> str:
     return str(folder / "old.gguf")
 
 
+def unknown_tag(inputs: Inputs) -> list[str]:
+    return [*llamacpp(gguf(inputs.folder / "whole.gguf")), "--quant-tags", "Q4_KM"]
+
+
+def folder_as_config(inputs: Inputs) -> list[str]:
+    (inputs.folder / "folder.json").mkdir()
+    return ["--matrix-config", str(inputs.folder / "folder.json")]
+
+
 def below_a_file(inputs: Inputs) -> list[str]:
     return ["--out-dir", str(Path(inputs.bank) / "out")]
 
@@ -117,24 +126,24 @@ class Case:
 
 
 CASES = [
-    Case(lambda _: ["--quant-tags", "Q4_KM"], 2, ("--quant-tags", "Q4_KM", "Q4_K_M"), name="unknown quant tag"),
+    Case(unknown_tag, 2, ("Q4_KM", "Q4_K_M"), name="unknown quant tag"),
     Case(lambda _: ["--quant-tags", "Q8_0,Q8_0"], 2, ("--quant-tags", "Q8_0"), name="quant tag twice"),
     Case(in_folder(lambda folder: str(folder / "no.gguf")), 2, ("no.gguf",), name="model missing"),
     Case(in_folder(str), 2, ("folder",), name="model is a folder"),
-    Case(in_folder(empty_file), 2, ("empty.gguf", "GGUF"), name="model empty"),
+    Case(in_folder(empty_file), 2, ("empty.gguf", "empty (0 bytes)"), name="model empty"),
     Case(in_folder(text_file), 2, ("text.gguf", "GGUF"), name="model not GGUF"),
     Case(in_folder(old_gguf), 2, ("old.gguf", "version"), name="model GGUF of another version"),
     Case(in_folder(lambda folder: gguf(folder / "cut.gguf", keep=0.9)), 2, ("cut.gguf",), name="model cut in its weights"),
     Case(in_folder(lambda folder: gguf(folder / "cut.gguf", keep=0.01)), 2, ("cut.gguf",), name="model cut in its header"),
     Case(lambda i: i.matrix(f'{{{GOOD_MATRIX}, "quantz": 1}}'), 2, ("quantz", "quants"), name="config unknown key"),
     Case(lambda i: i.matrix(f'{{{GOOD_MATRIX}, "seed": "x"}}'), 2, ("seed",), name="config ill-typed key"),
-    Case(lambda i: i.matrix(f'{{{GOOD_MATRIX}, "temperature": NaN}}'), 2, ("matrix.json", "NaN"), name="config NaN"),
+    Case(lambda i: i.matrix(f'{{{GOOD_MATRIX}, "temperature": NaN}}'), 2, ("temperature", "finite"), name="config NaN"),
     Case(lambda i: i.matrix(f'{{{GOOD_MATRIX}, "seed": 1, "seed": 2}}'), 2, ("seed", "twice"), name="config duplicate key"),
-    Case(lambda i: i.matrix(f"{{{GOOD_MATRIX}"), 2, ("matrix.json", "line 1"), name="config broken JSON"),
+    Case(lambda i: i.matrix(f"{{{GOOD_MATRIX}"), 2, ("matrix.json:1:",), name="config broken JSON"),
     Case(lambda i: i.matrix("[1, 2]"), 2, ("matrix.json",), name="config no object"),
     Case(lambda i: i.matrix(b"\xff\xfe\x00"), 2, ("matrix.json",), name="config not UTF-8"),
     Case(lambda i: ["--matrix-config", str(i.folder / "no.json")], 2, ("no.json",), name="config missing"),
-    Case(lambda i: ["--matrix-config", str(i.folder)], 2, ("folder",), name="config is a folder"),
+    Case(folder_as_config, 2, ("folder.json",), name="config is a folder"),
     Case(lambda i: i.bank_of(), 2, ("tasks",), name="bank empty"),
     Case(lambda i: i.bank_of(TASK, TASK), 2, ("tasks[1].id", "tasks[0]"), name="bank duplicate ids"),
     Case(lambda i: i.bank_of(TASK | {"checks": []}), 2, ("tasks[0].checks",), name="task without checks"),
@@ -147,11 +156,16 @@ CASES = [
     Case(lambda _: ["--threads", "9999"], 2, ("--threads", "9999"), name="too many threads"),
     Case(lambda _: ["--temperature", "nan"], 2, ("--temperature",), name="temperature NaN"),
     Case(below_a_file, 2, ("bank.json", "--out-dir"), name="out-dir below a file"),
-    Case(lambda _: ["--out-dir", "/proc/fewbits/out"], 2, ("/proc/fewbits", "--out-dir"), name="out-dir read-only"),
+    Case(
+        lambda _: ["--out-dir", "/proc/fewbits/out"],
+        2,
+        ("cannot write /proc/fewbits", "Check the path"),
+        name="out-dir read-only",
+    ),
     Case(lambda _: ["--out-dir", "/dev/full"], 2, ("/dev/full", "--out-dir"), name="out-dir is a device"),
     Case(lambda _: ["--model-id", "ABSENT"], 2, ("--model-id",), name="no model"),
     Case(lambda _: ["--quant-tags", "ABSENT"], 2, ("--quant-tags",), name="no quants"),
-    Case(lambda _: ["--runtime", "llama"], 2, ("--runtime", "llamacpp"), name="unknown runtime"),
+    Case(lambda _: ["--runtime", "llamacp"], 2, ("--runtime", "llamacpp"), name="unknown runtime"),
     Case(lambda i: ["--script", i.write("s.json", "{}")], 2, ("s.json",), name="script without schema"),
     Case(lambda i: ["--script", str(i.folder / "no.json")], 2, ("no.json",), name="script missing"),
     Case(lambda _: ["--runtime", "openai"], 2, ("--base-url",), name="no address"),
@@ -196,8 +210,8 @@ def test_the_good_inputs_are_good(inputs: Inputs) -> None:
 
 
 def test_all_problems_come_at_once(inputs: Inputs, capsys: pytest.CaptureFixture[str]) -> None:
-    words = inputs.words(["--runs", "0", "--threads", "9999", "--quant-tags", "Q4_KM", "--seed", "x"])
-    refused(words, 2, ("4 problems:", "--runs", "--threads", "--quant-tags", "--seed"), capsys)
+    words = inputs.words(["--runs", "0", "--threads", "9999", "--temperature", "nan", "--seed", "x"])
+    refused(words, 2, ("4 problems:", "--runs", "--threads", "--temperature", "--seed"), capsys)
 
 
 class TestServers:
@@ -243,7 +257,7 @@ class TestServers:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = listener.getsockname()[1]
         words = inputs.words(["--runtime", runtime, "--base-url", f"http://127.0.0.1:{port}"])
-        refused(words, 3, (f"no server at http://127.0.0.1:{port}", "Start it"), capsys)
+        refused(words, 3, (f"server at http://127.0.0.1:{port}", "Start it", "--base-url"), capsys)
         assert unwritten(inputs)
 
     def test_has_not_the_model(

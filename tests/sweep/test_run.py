@@ -250,7 +250,7 @@ class TestResume:
             [sys.executable, "-m", "fewbits", "sweep", *words, "--canary-runs", "0"], stderr=subprocess.PIPE, text=True
         )
         assert child.stderr is not None
-        said, moment = 0, random.Random(attempt).randrange(1, 17)
+        said, moment = 0, random.Random(attempt).randrange(1, 12)
         for line in child.stderr:
             if found := re.match(r"\s+(\d+)/18 trials", line):
                 said = int(found[1])
@@ -392,6 +392,22 @@ class TestFailures:
     def test_a_model_that_never_loads(self, prepare: Prepare) -> None:
         with pytest.raises(BackendError, match="no memory left"):
             run_sweep(prepare(script={"load_failure": "no memory left"}), SilentObserver())
+
+    @pytest.mark.parametrize(
+        ("kind", "says"), [("crash", "3 attempts failed"), ("hang", "no answer within"), ("garbage", "not a chat completion")]
+    )
+    def test_a_model_that_fails_in_its_warm_up_is_named(self, prepare: Prepare, kind: str, says: str) -> None:
+        prepared = prepare(script={"default": failing(kind)}, trial_timeout_seconds="0.05")
+        with pytest.raises(BackendError, match=says) as caught:
+            run_sweep(prepared, SilentObserver())
+        assert "of tiny could not be made ready" in str(caught.value)
+        assert not prepared.directory.trials_path.exists()
+
+    def test_a_warm_up_that_dies_once_is_tried_again(self, prepare: Prepare) -> None:
+        rules = [{"prompt_contains": "Say hello", "replies": [failing("crash"), answer("hi"), answer("hi")]}, *good_rules()]
+        prepared = prepare(rules)
+        run_sweep(prepared, SilentObserver())
+        assert {row["status"] for row in rows_of(prepared.directory)} == {"OK"}
 
 
 UNSTEADY = {

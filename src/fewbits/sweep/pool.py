@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
-from fewbits.core.errors import BackendError
+from fewbits.core.errors import BackendError, ProtocolError, TrialTimeoutError
 from fewbits.records.plan import Controls
 from fewbits.records.runtime import GenerateRequest
 from fewbits.records.variant import ServedIdentity, Variant
@@ -19,6 +19,12 @@ _WARMUP_TOKENS = 8
 _RESIDENT_FACTOR = 1.25
 """Weights plus compute buffers and KV cache, as a multiple of the file: a bound to decide eviction by, never reported."""
 _LOAD_ATTEMPTS = 3
+
+
+def _not_ready(key: VariantKey, what: str, error: BackendError | ProtocolError | TrialTimeoutError) -> BackendError:
+    """Name the variant that could not be loaded or warmed up; what was measured before stays in the journal."""
+    tool = error.tool if isinstance(error, BackendError) else "engine"
+    return BackendError(tool, f"{key[1]} of {key[0]} could not be made ready ({what}). {error}")
 
 
 class OpenModel:
@@ -60,7 +66,8 @@ class ModelPool:
     def get(self, key: VariantKey) -> OpenModel:
         """Return the model, loading it when it is not open or no longer alive.
 
-        Raises what the runtime raises on opening; a load that dies is tried three times before it counts as broken.
+        Raises what the runtime raises on opening; a load or warm-up that dies is tried three times before it counts as broken,
+        and `BackendError` then names the variant.
         """
         model = self._open.get(key)
         if model is not None and model.session.is_alive():
@@ -88,21 +95,24 @@ class ModelPool:
     def _load(self, key: VariantKey) -> OpenModel:
         for attempt in range(1, _LOAD_ATTEMPTS + 1):
             try:
-                session = self._runtime.open(self._variants[key], self._controls, self._load_timeout_seconds)
-            except BackendError:
+                return self._open_warm(key)
+            except BackendError as error:
                 if attempt == _LOAD_ATTEMPTS:
-                    raise
-                continue
-            try:
-                identity = session.identity()
-                self._warm_up(session)
-                model = OpenModel(session, identity)  # reads the controls back, which engines tell after a generation
-            except BaseException:
-                session.close()
-                raise
-            return model
+                    raise _not_ready(key, f"{attempt} attempts failed", error) from error
+            except (ProtocolError, TrialTimeoutError) as error:  # trying again would only wait again
+                raise _not_ready(key, "not tried again", error) from error
         msg = "unreachable: the last attempt either returned or raised"
         raise AssertionError(msg)
+
+    def _open_warm(self, key: VariantKey) -> OpenModel:
+        session = self._runtime.open(self._variants[key], self._controls, self._load_timeout_seconds)
+        try:
+            identity = session.identity()
+            self._warm_up(session)
+            return OpenModel(session, identity)  # reads the controls back, which engines tell after a generation
+        except BaseException:
+            session.close()
+            raise
 
     def _warm_up(self, session: RuntimeSession) -> None:
         """Run the unrecorded generations that fault the weights in and settle the clocks."""
