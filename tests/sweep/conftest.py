@@ -1,3 +1,0 @@
-from conftest_sweep import prepare
-
-__all__ = ["prepare"]
