@@ -6,7 +6,7 @@ import contextlib
 import gc
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -18,6 +18,8 @@ from fewbits.core.errors import StoreError
 from fewbits.core.files import storage_error
 
 R = TypeVar("R")
+
+_BUFFER_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,30 +37,33 @@ def read_journal(path: Path, row_type: type[R]) -> JournalContent[R]:
     A last line without its newline is a write that was cut off: it is left out and counted in `torn_bytes`. A bad line
     anywhere else raises `StoreError` with its number: that is damage, not a crash, and nothing is guessed about it.
     """
+    decoder = msgspec.json.Decoder(row_type)
+    rows: list[R] = []
+    digests: list[bytes] = []
+    torn = 0
     try:
-        data = path.read_bytes()
+        with path.open("rb", buffering=_BUFFER_BYTES) as stream, _no_collection():
+            for number, line in enumerate(stream, start=1):
+                if not line.endswith(b"\n"):
+                    torn = len(line)
+                    break
+                digests.append(hashlib.sha256(line[:-1]).digest())
+                rows.append(_decode(decoder, line, path, number))
     except FileNotFoundError:
-        data = b""
+        pass  # a run that has not begun has an empty journal
     except OSError as error:
         msg = f"cannot read {path}: {error.strerror}"
         raise StoreError(msg) from error
-    whole_end = data.rfind(b"\n") + 1
-    torn = len(data) - whole_end
-    lines = data[:whole_end].splitlines() if whole_end else []
-    return JournalContent(_decode(lines, row_type, path), _digest(lines), torn)
+    digest = hashlib.sha256(b"".join(sorted(digests))).hexdigest()
+    return JournalContent(tuple(rows), digest, torn)
 
 
-def _decode(lines: list[bytes], row_type: type[R], path: Path) -> tuple[R, ...]:
-    decoder = msgspec.json.Decoder(row_type)
-    rows: list[R] = []
-    with _no_collection():
-        for number, line in enumerate(lines, start=1):
-            try:
-                rows.append(decoder.decode(line))
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                msg = f"{path}:{number}: {error}. The journal was damaged or edited: restore it, or start over with --fresh."
-                raise StoreError(msg) from error
-    return tuple(rows)
+def _decode(decoder: msgspec.json.Decoder[R], line: bytes, path: Path, number: int) -> R:
+    try:
+        return decoder.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        msg = f"{path}:{number}: {error}. The journal was damaged or edited: restore it, or start over with --fresh."
+        raise StoreError(msg) from error
 
 
 @contextlib.contextmanager
@@ -71,11 +76,6 @@ def _no_collection() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-def _digest(lines: Iterable[bytes]) -> str:
-    row_digests = sorted(hashlib.sha256(line).digest() for line in lines)
-    return hashlib.sha256(b"".join(row_digests)).hexdigest()
 
 
 class JournalWriter:
