@@ -6,11 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fewbits.analysis.run_quality import controls_not_applied, environment_delta, judge_row, judge_trial, parse_cores
+from fewbits.analysis.run_quality import controls_not_applied, environment_delta, judge_row, judge_trial
 from fewbits.analysis.telemetry import derive_telemetry
 from fewbits.records.base import PollutionReason, RunQuality
 from fewbits.records.plan import Controls, EffectiveControls, QualityPolicy
 from fewbits.records.trial import EnvironmentDelta, EnvironmentSample, RawReply, Telemetry
+from fewbits.spec.affinity import parse_cores
 
 POLICY = QualityPolicy()
 COUNTERS = (
@@ -147,7 +148,7 @@ def test_row_tolerances_are_inclusive() -> None:
 
 
 def test_core_lists() -> None:
-    assert parse_cores("0,2-3") == {0, 2, 3}
+    assert parse_cores("cores:0,2-3") == (0, 2, 3)
 
 
 seconds = st.none() | st.floats(0, 10)

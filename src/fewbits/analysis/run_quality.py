@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from fewbits.records.base import PollutionReason, RunQuality, TokenStatus, Unavailable
 from fewbits.records.plan import Controls, EffectiveControls, QualityPolicy
 from fewbits.records.trial import EnvironmentDelta, EnvironmentSample, Telemetry
+from fewbits.spec.affinity import parse_cores
 
 TICK_SECONDS = 0.01
 """Resolution of Linux CPU accounting. Source: proc(5), USER_HZ = 100."""
@@ -183,13 +184,4 @@ def _affinity_matches(requested: Controls, cores: tuple[int, ...]) -> bool:
         return True
     if requested.affinity_policy == "auto":
         return requested.threads is None or len(set(cores)) == requested.threads
-    return set(cores) == parse_cores(requested.affinity_policy.removeprefix("cores:"))
-
-
-def parse_cores(text: str) -> set[int]:
-    """Return the core numbers of a list such as `0,2-3`. Raises `ValueError` for anything else."""
-    cores: set[int] = set()
-    for part in text.split(","):
-        first, _, last = part.partition("-")
-        cores.update(range(int(first), int(last or first) + 1))
-    return cores
+    return set(cores) == set(parse_cores(requested.affinity_policy) or ())
