@@ -9,7 +9,7 @@ import pytest
 from fewbits.core.engines import LLAMA_CPP, find_tool
 from fewbits.core.errors import BackendError, PrerequisiteError, StoreError
 from fewbits.quantizers.llamacpp import build
-from fewbits.quantizers.llamacpp.build import build_from_source, build_words, configure_words, engine_folder
+from fewbits.quantizers.llamacpp.build import build_from_source, build_words, configure_words, engine_folder, workaround_flags
 from fewbits.store.artifacts import ArtifactCache
 
 MakeProgram = Callable[[str, str], Path]
@@ -144,3 +144,26 @@ def test_archive_of_another_shape_is_refused(
     monkeypatch.setattr(build, "download", download)
     with pytest.raises(StoreError, match="source tree"):
         build_from_source(cache, print, environ=variables)
+
+
+def macros(*lines: str) -> str:
+    return "".join(f"#define {line}\n" for line in ("__linux__ 1", *lines))
+
+
+@pytest.mark.parametrize(
+    ("version", "broken"),
+    [((12, 2), True), ((12, 4), False), ((11, 4), True), ((13, 2), True), ((13, 3), False), ((14, 1), False), ((10, 9), True)],
+)
+def test_amx_kernels_are_left_out_where_the_compiler_breaks_them(version: tuple[int, int], broken: bool) -> None:
+    gcc = (f"__GNUC__ {version[0]}", f"__GNUC_MINOR__ {version[1]}")
+    assert bool(workaround_flags(macros(*gcc, "__AMX_TILE__ 1"))) is broken
+    assert workaround_flags(macros(*gcc)) == ()
+    assert workaround_flags(macros(*gcc, "__AMX_TILE__ 1", "__clang__ 1")) == ()
+
+
+def test_workarounds_reach_both_compilers(tmp_path: Path) -> None:
+    flags = workaround_flags(macros("__GNUC__ 12", "__GNUC_MINOR__ 2", "__AMX_TILE__ 1"))
+    words = configure_words("cmake", tmp_path, tmp_path, flags)
+    assert f"-DCMAKE_C_FLAGS={' '.join(flags)}" in words
+    assert f"-DCMAKE_CXX_FLAGS={' '.join(flags)}" in words
+    assert workaround_flags("") == ()

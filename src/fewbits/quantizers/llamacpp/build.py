@@ -34,6 +34,7 @@ CMAKE_FLAGS = (
     "-DLLAMA_BUILD_NUMBER=0",
     "-DLLAMA_BUILD_COMMIT=sdist",
 )
+_NO_AMX = ("-mno-amx-tile", "-mno-amx-int8", "-mno-amx-bf16")
 _BUILD_TIMEOUT_SECONDS = 2 * 3600.0
 _POLL_SECONDS = 5.0
 _CHECK_TIMEOUT_SECONDS = 30.0
@@ -79,9 +80,26 @@ def build_from_source(
     return final / "bin"
 
 
-def configure_words(cmake: str, source: Path, build: Path) -> tuple[str, ...]:
-    """Return the command that configures the build."""
-    return (cmake, "-S", str(source), "-B", str(build), *CMAKE_FLAGS)
+def configure_words(cmake: str, source: Path, build: Path, compiler_flags: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Return the command that configures the build; `compiler_flags` are given to the C and the C++ compiler."""
+    joined = " ".join(compiler_flags)
+    extra = (f"-DCMAKE_C_FLAGS={joined}", f"-DCMAKE_CXX_FLAGS={joined}") if joined else ()
+    return (cmake, "-S", str(source), "-B", str(build), *CMAKE_FLAGS, *extra)
+
+
+def workaround_flags(macros: str) -> tuple[str, ...]:
+    """Return the compiler flags that avoid known miscompilations, from a compiler's predefined macros (`-dM -E` output).
+
+    GCC's `_tile_loadconfig` told the optimiser about 8 of the 64 bytes that it reads, so the rest of a tile configuration could
+    be dropped: llama.cpp's AMX kernels then crash on CPUs that have AMX (seen with GCC 12.2). Source: GCC bug 114098, mended
+    in 11.5, 12.4, 13.3 and 14.
+    """
+    found = dict(re.findall(r"^#define (__AMX_TILE__|__clang__|__GNUC__|__GNUC_MINOR__) (\d+)$", macros, re.MULTILINE))
+    if "__AMX_TILE__" not in found or "__clang__" in found or "__GNUC__" not in found:
+        return ()
+    version = (int(found["__GNUC__"]), int(found.get("__GNUC_MINOR__", 0)))
+    mended = {11: 5, 12: 4, 13: 3}
+    return () if version[0] >= 14 or version[1] >= mended.get(version[0], 99) else _NO_AMX
 
 
 def build_words(cmake: str, build: Path, jobs: int) -> tuple[str, ...]:
@@ -108,6 +126,15 @@ def _require_compiler(variables: Mapping[str, str]) -> str:
     return cmake
 
 
+def _macros(variables: Mapping[str, str]) -> str:
+    """Return what the C++ compiler predefines for this machine's CPU; empty where it cannot be asked."""
+    compiler = shutil.which((variables.get("CXX", "").split() or ["c++"])[0], path=variables.get("PATH", ""))
+    if compiler is None:
+        return ""
+    words = (compiler, "-march=native", "-dM", "-E", "-x", "c++", os.devnull)
+    return run_command(words, timeout_seconds=_CHECK_TIMEOUT_SECONDS, env=variables).stdout
+
+
 def _build(final: Path, cmake: str, jobs: int, variables: Mapping[str, str], progress: Progress) -> None:
     final.parent.mkdir(parents=True, exist_ok=True)
     for leftover in final.parent.glob(".build-*"):
@@ -119,7 +146,10 @@ def _build(final: Path, cmake: str, jobs: int, variables: Mapping[str, str], pro
         build = Path(scratch) / "build"
         log.write_bytes(b"")
         progress(f"configuring {final.name}; log: {log}")
-        _logged(configure_words(cmake, source, build), "cmake", log, variables, progress)
+        flags = workaround_flags(_macros(variables))
+        if flags:
+            progress(f"this compiler miscompiles AMX kernels (GCC bug 114098): building with {' '.join(flags)}")
+        _logged(configure_words(cmake, source, build, flags), "cmake", log, variables, progress)
         progress(f"compiling {', '.join(LLAMA_CPP.tools)} with {jobs} jobs")
         _logged(build_words(cmake, build, jobs), "cmake --build", log, variables, progress)
         _install(build / "bin", Path(scratch) / "install", final, log)
