@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from benchmarks.task_bank.short import make
 
 from fewbits.records.base import Bucket, TrialStatus
 from fewbits.records.task import Task
@@ -11,6 +12,7 @@ from fewbits.workloads.text.bank import load_bank, task_problems
 from fewbits.workloads.text.sandbox import needs_sandbox
 from fewbits.workloads.text.score import score_trial
 
+SHORT = make.BANK
 BANK = Path(__file__).resolve().parents[2] / "benchmarks" / "task_bank" / "v2_realworld" / "tasks.json"
 TASKS = load_bank(BANK).bank.tasks
 
@@ -37,3 +39,22 @@ def test_empty_echoed_and_ignorant_answers_never_pass(task: Task) -> None:
         _, score = score_trial(task, TrialStatus.OK, answer)
         assert score is not None
         assert score < 1 or answer == task.reference_answer, answer
+
+
+class TestShortBank:
+    """The bank of short tasks: made by its script, and every task decided by its one check."""
+
+    def test_it_is_what_its_script_makes(self) -> None:
+        assert SHORT.read_text(encoding="utf-8") == make.render()
+
+    def test_it_is_large_and_each_outcome_is_0_or_1(self) -> None:
+        tasks = load_bank(SHORT).bank.tasks
+        assert len(tasks) >= 250
+        assert all(len(task.checks) == 1 for task in tasks)
+        assert len({task.prompt for task in tasks}) == len(tasks)
+
+    def test_reference_passes_and_wrong_and_ignorant_answers_fail(self) -> None:
+        for task in load_bank(SHORT).bank.tasks:
+            assert task_problems(task, task.id) == []
+            for answer in ("", task.prompt, "I don't know", "yes", "{}", "[]", "0"):
+                assert score_trial(task, TrialStatus.OK, answer)[1] == 0, (task.id, answer)
