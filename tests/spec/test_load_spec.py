@@ -49,14 +49,13 @@ def parse(*argv: str) -> dict[str, object]:
 def test_every_parameter_reaches_a_field_of_its_own_and_every_field_has_a_parameter() -> None:
     targets = [parameter.target for parameter in PARAMETERS]
     assert len(set(targets)) == len(targets)
-    sections = {"controls", "selection", "canary", "quality", "policy"}
+    sections = {"controls", "selection", "canary", "quality", "policy", "decide", "divergence"}
     fields = {
         f"{section}.{name}" if section else name
         for section in ("", *sections)
         for name in (info.name for info in msgspec.structs.fields(_record(section)))
     }
-    # the selection policy's name says which rule fewbits uses; nobody can set another
-    assert set(targets) == fields - sections - {"policy.name"}
+    assert set(targets) == fields - sections
     for parameter in PARAMETERS:
         assert field_type(parameter) is not None
 

@@ -92,6 +92,12 @@ class Unavailable(StrEnum):
     """The only token came out of the prompt pass: nothing was decoded after it."""
     NO_TRIALS = "NO_TRIALS"
     """The journal holds no trial that could show it."""
+    ALREADY_DECIDED = "ALREADY_DECIDED"
+    """There is a verdict, so nothing further is needed."""
+    AT_THE_MARGIN = "AT_THE_MARGIN"
+    """No practical number of further items would decide: the difference seems to lie at the margin itself."""
+    NOT_MEASURED = "NOT_MEASURED"
+    """It was switched off, or this kind of runtime cannot show it."""
     NO_HISTORY = "NO_HISTORY"
     """Nothing was measured before that an estimate could be made from."""
 

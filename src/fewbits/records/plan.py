@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 from msgspec import Meta
 
 from fewbits.records.base import Bucket, ExecutionLane, Record, VramProfile
+from fewbits.records.divergence import DivergencePolicy, EvaluationText
 from fewbits.records.variant import ModelSource
 
 Rate = Annotated[float, Meta(ge=0, le=1)]
@@ -70,23 +72,54 @@ class QualityPolicy(Record, frozen=True, kw_only=True):
     max_io_pressure_ratio: Rate = 0.20
     max_throttle_events: Annotated[int, Meta(ge=0)] = 0
     max_orchestration_overhead_ratio: Rate = 0.25
+    rerun_budget_ratio: Rate = 0.2
+    """Polluted trials are run again, up to this share of the planned trials; both attempts stay in the journal."""
+    rerun_max_attempts: Annotated[int, Meta(ge=1, le=20)] = 3
+    """Attempts at one cell, the first included."""
     row_max_polluted_rate: Rate = 0.25
     """A row with a larger share of polluted trials is POLLUTED as a whole."""
     row_max_missing_telemetry_rate: Rate = 0.0
 
 
-class SelectionPolicy(Record, frozen=True, kw_only=True):
-    """The limits that a recommendation must meet. Named, stored in the plan, part of its digest."""
+class PolicyName(StrEnum):
+    """The rule that a recommendation follows."""
 
-    name: str = "threshold-v1"
+    THREE_ZONE = "three-zone-v1"
+    """Divergence eliminates, paired task results accept, size, speed and memory choose among the accepted."""
+    THRESHOLD = "threshold-v1"
+    """Point estimates against two thresholds: adherence relative to the reference, and latency."""
+
+
+class SelectionPolicy(Record, frozen=True, kw_only=True):
+    """The limits that a recommendation must meet. Named, stored in the plan, part of its digest, fixed before any result."""
+
+    name: PolicyName = PolicyName.THREE_ZONE
     adherence_threshold: Rate = 0.95
-    """Smallest ratio of mean adherence to the reference variant's."""
+    """Smallest ratio of mean adherence to the reference variant's. Used by `threshold-v1` only."""
     adherence_floor: Rate = 0.10
     """Smallest absolute mean adherence, for the reference row too."""
     latency_ceiling: Annotated[float, Meta(gt=0)] = 10.0
     """Largest median wall-clock seconds per trial."""
     include_invalid: bool = False
     """Let polluted or otherwise invalid rows take part. KPIs stay strict."""
+    equivalence_margin: Annotated[float, Meta(gt=0, lt=1)] = 0.05
+    """Largest difference of mean adherence (absolute, 0..1) that still counts as the same."""
+    error_level: Annotated[float, Meta(gt=0, le=0.2)] = 0.05
+    """Largest probability of any false `WORSE` in a session; likewise of any false `EQUIVALENT`, and of any false `BETTER`."""
+    divergence_error_level: Annotated[float, Meta(gt=0, lt=0.2)] = 0.01
+    """The part of `error_level` that `WORSE` spends on the divergence test; the paired test gets the rest."""
+    divergence_harm_nats: Annotated[float, Meta(gt=0)] = 0.5
+    """The harm line: mean KL divergence from the reference, nats per token, that no useful variant reaches."""
+
+
+class DecidePolicy(Record, frozen=True, kw_only=True):
+    """Deciding one item at a time, with tests that stay valid however often they are looked at."""
+
+    enabled: bool = False
+    early_stop: bool = True
+    """Variants with a verdict get no further items; off: the full matrix, judged by the same anytime-valid tests."""
+    minimum_items: Annotated[int, Meta(ge=1, le=10_000)] = 10
+    """Items that every variant answers at least, so that each row has a latency and a memory figure."""
 
 
 class TaskSelection(Record, frozen=True, kw_only=True):
@@ -123,6 +156,12 @@ class SweepSpec(Record, frozen=True, kw_only=True):
     canary: CanaryPolicy = CanaryPolicy()
     quality: QualityPolicy = QualityPolicy()
     policy: SelectionPolicy = SelectionPolicy()
+    decide: DecidePolicy = DecidePolicy()
+    divergence: DivergencePolicy = DivergencePolicy()
+    block_tasks: Annotated[int, Meta(ge=1, le=1000)] | None = None
+    """Tasks per block; `None`: 1 where all variants fit into memory together, else more, since each block then swaps models."""
+    determinism_tasks: Annotated[int, Meta(ge=0, le=1000)] = 3
+    """Tasks that every variant answers once more at the end, to see whether it repeats itself; 0 where `runs_per_quant` does."""
     out_dir: str
     summary_out: str
     script: str | None = None
@@ -155,6 +194,10 @@ class Plan(Record, frozen=True, kw_only=True):
     hardware_fingerprint: str
     commit_sha: str | None
     trials_total: int
+    """Trials of the full matrix; deciding may need fewer."""
+    block_tasks: int = 5
+    evaluation_text: EvaluationText | None = None
+    """`None`: divergence is switched off, or this runtime has no text model."""
     artifacts: dict[str, str]
     """Role of each file the sweep will write -> its path."""
 

@@ -27,6 +27,7 @@ class RuntimeCapabilities(Record, frozen=True, kw_only=True):
     digest_identity: bool
     constrained_json: bool
     log_probabilities: bool
+    """Shows what it held likely but did not choose (all logits of a file, a server's top tokens): divergence can be measured."""
 
 
 class GenerateRequest(Record, frozen=True, kw_only=True):

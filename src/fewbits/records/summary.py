@@ -9,7 +9,7 @@ from fewbits.records.base import PollutionReason, Record, RunQuality, TokenStatu
 from fewbits.records.plan import Controls, QualityPolicy, SelectionPolicy
 from fewbits.records.variant import VariantWarning
 
-SUMMARY_SCHEMA = "2.0.0"
+SUMMARY_SCHEMA = "2.1.0"
 
 
 class InvalidReason(StrEnum):
@@ -50,6 +50,8 @@ class FrontierReason(StrEnum):
     REFERENCE_NOT_SCORED = "REFERENCE_NOT_SCORED"
     REFERENCE_BELOW_FLOOR = "REFERENCE_BELOW_FLOOR"
     NO_QUANT_MET_LIMITS = "NO_QUANT_MET_LIMITS"
+    NOT_DECIDED = "NOT_DECIDED"
+    """No variant is proven yet, and at least one is still undecided: see what is missing."""
 
 
 class Estimate(Record, frozen=True, kw_only=True):
@@ -64,6 +66,135 @@ class Estimate(Record, frozen=True, kw_only=True):
     n: int
     """Independent units the interval is made from (tasks, or trials)."""
     reason: str = ""
+
+
+class VerdictCode(StrEnum):
+    """What can be said about a variant against the reference, with the policy's error control."""
+
+    EQUIVALENT = "EQUIVALENT"
+    """Two one-sided tests put the difference inside the margin."""
+    WORSE = "WORSE"
+    """A paired loss is proven, or the divergence is proven to lie above the harm line."""
+    BETTER = "BETTER"
+    UNRESOLVED = "UNRESOLVED"
+    """Not decidable yet."""
+
+
+class VerdictReason(StrEnum):
+    """What a verdict rests on, or what is missing for one."""
+
+    INSIDE_MARGIN = "INSIDE_MARGIN"
+    PAIRED_LOSS = "PAIRED_LOSS"
+    PAIRED_GAIN = "PAIRED_GAIN"
+    DIVERGENCE_HARM = "DIVERGENCE_HARM"
+    TOO_FEW_ITEMS = "TOO_FEW_ITEMS"
+    """More items like these would decide."""
+    AT_THE_MARGIN = "AT_THE_MARGIN"
+    """The difference seems to lie at the margin itself: no number of items like these would decide."""
+    NO_PAIRED_ITEMS = "NO_PAIRED_ITEMS"
+    """No item was answered by both the variant and the reference."""
+
+
+class HypothesisEvidence(Record, frozen=True, kw_only=True):
+    """One hypothesis test behind a verdict. Rejecting `null_hypothesis` is what the verdict needs."""
+
+    null_hypothesis: str
+    """`difference >= 0`, `difference <= 0`, `difference <= -margin`, `difference >= margin`, `divergence <= harm line`."""
+    method: str
+    p_value: float
+    """Valid at any moment where the method is anytime-valid. 0..1."""
+    level: float
+    """What `p_value` was compared with, after Holm's step-down over the session's variants."""
+    rejected: bool
+
+
+class VerdictDetail(Record, frozen=True, kw_only=True):
+    """A verdict with everything that it rests on. Differences are variant minus reference in mean adherence, -1..1."""
+
+    verdict: VerdictCode
+    reasons: tuple[VerdictReason, ...]
+    difference: Estimate | None
+    """Interval of the method that decided, at the session's error level (not adjusted for several variants)."""
+    margin: float
+    method: str
+    items_used: int
+    minimum_detectable_effect: float | None
+    """Smallest true loss that this many items like these would call `WORSE` with probability 0.8."""
+    further_items: int | None
+    """Items like those so far that would bring a verdict; `None` when there is one, or when no number would."""
+    tests: tuple[HypothesisEvidence, ...]
+    stopped_after_items: int | None = None
+    """Deciding: items after which the verdict stood and the variant got no more; `None` while it is undecided."""
+    unavailable: dict[str, str] = {}  # noqa: RUF012 - msgspec copies mutable defaults
+
+
+class DivergenceEstimate(Record, frozen=True, kw_only=True):
+    """Divergence of a variant from the reference on the evaluation text, intervals by windows. Nats per token."""
+
+    text_name: str
+    text_digest: str
+    method: str
+    """`full_logits`, or `server_top_logprobs` (a lower bound)."""
+    engine: str
+    engine_version: str
+    windows: int
+    positions: int
+    mean_nats: Estimate | None
+    p99_nats: Estimate | None
+    top_token_agreement: Estimate | None
+    """Share of positions with the same most likely token, 0..1."""
+    perplexity_ratio: Estimate | None
+    """Perplexity of the variant / of the reference, on the same tokens."""
+    reference_perplexity: float | None
+    variant_perplexity: float | None
+    floor_nats: float | None
+    """Mean divergence of the reference from itself at another thread count: what the instrument cannot see below."""
+    below_floor: bool | None
+    """The mean is not above the floor: too small for this instrument to tell from none."""
+    truncation_nats: float | None
+    """Exact minus compact mean divergence on audited positions: what keeping only the top K hides."""
+    top_k: int
+    lower_bound: float | None
+    """One-sided lower confidence limit of the mean for the harm test, at the policy's divergence level (not adjusted)."""
+    unavailable: dict[str, str] = {}  # noqa: RUF012 - msgspec copies mutable defaults
+
+
+class FirstDivergence(Record, frozen=True, kw_only=True):
+    """Where two runs of one cell first differ, over the declared channels."""
+
+    task_id: str
+    channel: str
+    """`output_text`, `finish_reason`, `output_tokens` or `adherence_score`."""
+    position: int | None
+    """Characters before the first difference, for `output_text`."""
+    first: str
+    """What one run gave there: up to 40 characters from the difference on, or the value."""
+    second: str
+
+
+class DeterminismDetail(Record, frozen=True, kw_only=True):
+    """Whether a variant repeats itself under fixed controls. Counts cells that were run more than once, re-runs included."""
+
+    cells: int
+    same_output_rate: float | None
+    """Share of repeated cells whose runs all gave the same text, finish reason and token count."""
+    same_outcome_rate: float | None
+    """Share of repeated cells whose runs all scored the same."""
+    agreement_floor: float | None
+    """Lower confidence limit of `same_output_rate`: what can be promised from so many cells."""
+    deterministic: bool | None
+    """True when no repeated cell differed; `None` without repeated cells."""
+    channels: tuple[str, ...]
+    first_divergence: FirstDivergence | None
+
+
+class RowUncertainty(Record, frozen=True, kw_only=True):
+    """How often a variant would come out on top if items and blocks were drawn anew (joint bootstrap)."""
+
+    frontier_probability: float
+    best_value_probability: float
+    minimum_viable_probability: float
+    resamples: int
 
 
 class StatusCounts(Record, frozen=True, kw_only=True):
@@ -153,6 +284,16 @@ class QuantRow(Record, frozen=True, kw_only=True):
     """Valid (or the override is on) and within both limits."""
     on_frontier: bool
     dominated_by: tuple[str, ...]
+    verdict: VerdictDetail | None = None
+    """Against the reference; `None` for the reference itself."""
+    divergence: DivergenceEstimate | None = None
+    latency_ratio: Estimate | None = None
+    """Variant / reference wall seconds within a block (same task, same repetition): median of the clean pairs."""
+    generation_rate_ratio: Estimate | None = None
+    """Variant / reference generation tokens per second within a block."""
+    prompt_rate_ratio: Estimate | None = None
+    determinism: DeterminismDetail | None = None
+    uncertainty: RowUncertainty | None = None
     unavailable: dict[str, str] = {}  # noqa: RUF012 - msgspec copies mutable defaults
 
 
@@ -162,7 +303,7 @@ class EfficiencyFrontier(Record, frozen=True, kw_only=True):
     adherence_threshold: float
     adherence_floor: float
     minimum_adherence: float | None
-    """max(floor, threshold x reference adherence)."""
+    """max(floor, threshold x reference adherence), under `three-zone-v1` max(floor, reference adherence - margin)."""
     latency_ceiling: float
     objectives: tuple[str, ...]
     pareto_quant_tags: tuple[str, ...]
@@ -180,6 +321,32 @@ class RecommendationDetail(Record, frozen=True, kw_only=True):
     best_value_quant: str | None
     because: tuple[str, ...]
     uncertain: tuple[str, ...]
+    missing: tuple[str, ...] = ()
+    """What is missing before undecided variants can be judged, one sentence each."""
+    would_change: str = ""
+    """What would change the pick, in one sentence."""
+
+
+class Decision(Record, frozen=True, kw_only=True):
+    """When deciding stopped giving items to a variant, recomputed from the journal."""
+
+    quant_tag: str
+    verdict: VerdictCode
+    after_items: int
+    after_block: int
+    p_value: float
+    """Of the test that decided."""
+
+
+class DecisionLog(Record, frozen=True, kw_only=True):
+    """How deciding went: which variants were decided when, and what that saved."""
+
+    decisions: tuple[Decision, ...]
+    undecided: tuple[str, ...]
+    items_available: int
+    items_asked: int
+    trials_run: int
+    trials_full_matrix: int
 
 
 class Session(Record, frozen=True, kw_only=True):
@@ -195,6 +362,8 @@ class Session(Record, frozen=True, kw_only=True):
     efficiency_frontier: EfficiencyFrontier
     recommendation_detail: RecommendationDetail
     recommendation: str
+    decision_log: DecisionLog | None = None
+    """`None` when the full matrix was asked for."""
 
 
 class CanaryBlock(Record, frozen=True, kw_only=True):
@@ -245,7 +414,13 @@ class RunQualityDiagnostics(Record, frozen=True, kw_only=True):
     polluted: int
     reasons: dict[str, int]
     superseded_attempts: int
-    """Journal rows replaced by a later attempt of the same cell."""
+    """Journal rows replaced by another attempt of the same cell."""
+    clean_share: float | None = None
+    """Share of the counted trials that are clean, after re-runs; `None` without trials."""
+    first_attempt_clean_share: float | None = None
+    """The same before any re-run: how quiet the machine was."""
+    reruns: int = 0
+    rerun_budget: int = 0
 
 
 class Provenance(Record, frozen=True, kw_only=True):

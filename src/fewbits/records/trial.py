@@ -235,8 +235,17 @@ class TrialView(OpenRecord, frozen=True, kw_only=True):
     vibe_metrics: VibeView
     controls_effective: EffectiveControls
     started_at: str
+    trial_id: str = ""
+    finish_reason: str | None = None
     engine: str = ""
     engine_version: str = ""
+
+
+class TrialText(OpenRecord, frozen=True, kw_only=True):
+    """What a model wrote in one trial."""
+
+    trial_id: str
+    output_text: str
 
 
 class DeltaView(OpenRecord, frozen=True, kw_only=True):

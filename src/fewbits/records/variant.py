@@ -13,6 +13,9 @@ from fewbits.records.base import Record
 
 Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
+IMATRIX_DATASET = "imatrix_dataset"
+"""Parameter of an artifact: the text that its quantization was calibrated on, where the file names one."""
+
 
 class ModelKind(StrEnum):
     """How a model is named."""
@@ -91,7 +94,7 @@ class Artifact(Record, frozen=True, kw_only=True):
     tool_version: str = ""
     architecture: str | None = None
     parameters: dict[str, int | str] = {}  # noqa: RUF012 - msgspec copies mutable defaults
-    """Model metadata that the sweep needs: n_layers, n_ctx_train, n_embd, n_head, n_head_kv, n_vocab."""
+    """Model metadata that the sweep needs: n_layers, n_ctx_train, n_embd, n_head, n_head_kv, n_vocab, imatrix_dataset."""
     warnings: tuple[VariantWarning, ...] = ()
     server_digest: str | None = None
     """For server models: the digest the server reports for the model, when it reports one."""

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from fewbits.core.errors import Problem
-from fewbits.records.plan import QualityPolicy
+from fewbits.records.plan import PolicyName, QualityPolicy
 from fewbits.spec.affinity import parse_cores
 from fewbits.spec.tags import RUNTIMES, SERVER_RUNTIMES, canonical_tag
 from fewbits.spec.values import nearest, shown
@@ -144,7 +144,9 @@ def _check_canary(draft: Draft) -> None:
 def _check_quality_name(draft: Draft) -> None:
     """A named policy must have that policy's limits, or the name in the results would lie."""
     key, default = "quality_policy.name", QualityPolicy()
-    limits = {name: value for name, value in msgspec.structs.asdict(default).items() if name != "name"}
+    limits = {
+        name: value for name, value in msgspec.structs.asdict(default).items() if name != "name" and not name.startswith("rerun_")
+    }
     keys = {name: _quality_key(name) for name in limits}
     if not draft.usable(key, *keys.values()):
         return
@@ -155,6 +157,34 @@ def _check_quality_name(draft: Draft) -> None:
         draft.values[key] = CUSTOM_POLICY
     elif draft.values[key] == default.name:
         draft.refuse(key, f"{default.name} has other limits ({', '.join(changed)} differ)", "give the policy a name of its own")
+
+
+def _check_verdicts(draft: Draft) -> None:
+    """Error levels must nest, and a setting that its mode or policy would ignore is refused: a flag never does nothing."""
+    if draft.usable("error_level", "divergence_error_level"):
+        whole, part = draft.values["error_level"], draft.values["divergence_error_level"]
+        if part >= whole:
+            draft.refuse(
+                "divergence_error_level" if draft.given("divergence_error_level") else "error_level",
+                f"the divergence test would spend {part:g} of an error level of {whole:g}, leaving nothing for the paired test",
+                "keep divergence_error_level below error_level",
+            )
+    if not draft.usable("selection_policy", "decide"):
+        return
+    threshold = draft.values["selection_policy"] == PolicyName.THRESHOLD
+    if not threshold and draft.given("adherence_threshold"):
+        draft.refuse(
+            "adherence_threshold",
+            "decides nothing under three-zone-v1",
+            "use equivalence_margin (--equivalence-margin), or selection_policy threshold-v1",
+        )
+    if threshold and draft.values["decide"]:
+        draft.refuse("decide", "deciding needs statistical verdicts, and threshold-v1 has none", "use three-zone-v1")
+    if draft.values["decide"] or draft.given("decide"):
+        return
+    for key in ("early_stop", "decide_minimum_items"):
+        if draft.usable(key) and draft.given(key):
+            draft.refuse(key, "does nothing without --decide", "add decide (--decide), or leave it out")
 
 
 def _quality_key(name: str) -> str:
@@ -189,6 +219,7 @@ _CHECKS: tuple[Callable[[Draft], None], ...] = (
     _check_lengths,
     _check_canary,
     _check_quality_name,
+    _check_verdicts,
     _check_affinity,
 )
 

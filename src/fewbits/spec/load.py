@@ -12,7 +12,16 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from fewbits.core.errors import Problem, SpecError
-from fewbits.records.plan import CanaryPolicy, Controls, QualityPolicy, SelectionPolicy, SweepSpec, TaskSelection
+from fewbits.records.divergence import NAMED_TEXTS, DivergencePolicy
+from fewbits.records.plan import (
+    CanaryPolicy,
+    Controls,
+    DecidePolicy,
+    QualityPolicy,
+    SelectionPolicy,
+    SweepSpec,
+    TaskSelection,
+)
 from fewbits.spec.crosscheck import Draft, check_draft
 from fewbits.spec.matrix import read_document
 from fewbits.spec.parameters import PARAMETERS
@@ -29,6 +38,8 @@ _SECTIONS = {
     "canary": CanaryPolicy,
     "quality": QualityPolicy,
     "policy": SelectionPolicy,
+    "decide": DecidePolicy,
+    "divergence": DivergencePolicy,
 }
 _REQUIRED = {
     "models": ("no model is given", "give --model-id (smollm2-135m, a GGUF path), or --matrix-config with models"),
@@ -120,9 +131,11 @@ def find_input(path: str, bases: list[Path]) -> str | None:
 
 
 def _resolve_inputs(draft: Draft, bases: list[Path]) -> None:
-    for key, what in (("task_bank", "task bank"), ("script", "script")):
+    for key, what in (("task_bank", "task bank"), ("script", "script"), ("evaluation_text", "evaluation text")):
         written = draft.values[key]
         if not draft.usable(key) or written is None or (key == "task_bank" and _is_bank_name(written)):
+            continue
+        if key == "evaluation_text" and written in NAMED_TEXTS:
             continue
         found = find_input(written, bases)
         if found is None:

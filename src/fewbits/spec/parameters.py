@@ -206,6 +206,94 @@ PARAMETERS: tuple[Parameter, ...] = (
         Form.SWITCH,
         aliases=(Alias("allow_polluted_frontier"),),
     ),
+    Parameter(
+        "selection_policy",
+        "policy.name",
+        "rule of the recommendation: three-zone-v1 (statistical verdicts) or threshold-v1 (point estimates)",
+        ("--selection-policy",),
+    ),
+    Parameter(
+        "equivalence_margin",
+        "policy.equivalence_margin",
+        "largest difference of mean adherence (0..1) that counts as the same",
+        ("--equivalence-margin",),
+    ),
+    Parameter(
+        "error_level",
+        "policy.error_level",
+        "largest probability of any false verdict of one kind in a session",
+        ("--error-level",),
+    ),
+    Parameter(
+        "divergence_error_level",
+        "policy.divergence_error_level",
+        "the part of error_level that the divergence test spends",
+        ("--divergence-error-level",),
+    ),
+    Parameter(
+        "divergence_harm_nats",
+        "policy.divergence_harm_nats",
+        "harm line: mean KL divergence from the reference, nats per token, that is WORSE by itself",
+        ("--divergence-harm-nats",),
+    ),
+    # Deciding
+    Parameter(
+        "decide",
+        "decide.enabled",
+        "decide item by item with anytime-valid tests instead of running the full matrix",
+        ("--decide",),
+        Form.SWITCH,
+    ),
+    Parameter(
+        "early_stop",
+        "decide.early_stop",
+        "with --decide: give no further items to variants that have a verdict",
+        ("--early-stop",),
+        Form.SWITCH,
+    ),
+    Parameter(
+        "decide_minimum_items",
+        "decide.minimum_items",
+        "with --decide: items that every variant answers at least",
+        ("--decide-minimum-items",),
+    ),
+    # Divergence from the reference
+    Parameter(
+        "evaluation_text",
+        "divergence.text",
+        "text for KL divergence: a UTF-8 file, python-topics, or none",
+        ("--evaluation-text",),
+    ),
+    Parameter("divergence_windows", "divergence.windows", "windows of the evaluation text", ("--divergence-windows",)),
+    Parameter(
+        "divergence_window_tokens",
+        "divergence.window_tokens",
+        "tokens per window; the second half is scored",
+        ("--divergence-window-tokens",),
+    ),
+    Parameter(
+        "divergence_top_k", "divergence.top_k", "log-probabilities kept per token of the reference", ("--divergence-top-k",)
+    ),
+    # How trials are arranged
+    Parameter(
+        "block_tasks",
+        "block_tasks",
+        "tasks per interleaved block; auto: 1 where all variants fit into memory together",
+        ("--block-tasks",),
+    ),
+    Parameter(
+        "determinism_tasks",
+        "determinism_tasks",
+        "tasks that every variant answers once more, to see whether it repeats itself",
+        ("--determinism-tasks",),
+    ),
+    Parameter(
+        "rerun_budget_ratio",
+        "quality.rerun_budget_ratio",
+        "polluted trials are run again, up to this share of the planned ones; 0 switches it off",
+        ("--rerun-budget-ratio",),
+    ),
+    Parameter("rerun_max_attempts", "quality.rerun_max_attempts", "attempts at one trial", ("--rerun-max-attempts",)),
     # When a trial or a row is polluted
     Parameter(
         "row_max_polluted_rate",
