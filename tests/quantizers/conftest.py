@@ -29,6 +29,7 @@ def make_gguf(tmp_path: Path) -> MakeGguf:
         tokens: int = 32,
         file_type: int | None = None,
         seed: int = 0,
+        imatrix_dataset: str | None = None,
     ) -> Path:
         import gguf
 
@@ -45,6 +46,8 @@ def make_gguf(tmp_path: Path) -> MakeGguf:
         writer.add_layer_norm_rms_eps(1e-5)
         writer.add_rope_dimension_count(width // 4)
         writer.add_file_type({"F32": 0, "F16": 1, "Q8_0": 7, "Q4_1": 3}[kind] if file_type is None else file_type)
+        if imatrix_dataset is not None:
+            writer.add_string("quantize.imatrix.dataset", imatrix_dataset)
         writer.add_tokenizer_model("llama")
         writer.add_token_list([f"<{number}>" for number in range(tokens)])
         writer.add_token_scores([0.0] * tokens)

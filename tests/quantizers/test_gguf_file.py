@@ -47,6 +47,11 @@ def test_facts_of_a_small_model(make_gguf: MakeGguf) -> None:
     assert file.parameters == wanted | {"file_type": 1}
 
 
+def test_the_calibration_text_is_told_where_the_file_names_it(make_gguf: MakeGguf) -> None:
+    assert read_gguf(make_gguf(imatrix_dataset="/data/calibration.txt")).parameters["imatrix_dataset"] == "/data/calibration.txt"
+    assert "imatrix_dataset" not in read_gguf(make_gguf(imatrix_dataset="")).parameters
+
+
 @pytest.mark.parametrize(
     ("kind", "file_type", "tag"),
     [("F32", 1, "F32"), ("Q8_0", 7, "Q8_0"), ("Q8_0", 15, "Q4_K_M"), ("Q8_0", 1, None), ("Q8_0", 1024, None), ("F16", 7, "F16")],

@@ -38,3 +38,11 @@ def test_names_with_slashes_stay_inside_the_folder(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path)
     path = directory.manifest_path("../../etc/passwd", "Q4/../K")
     assert path.resolve().is_relative_to(tmp_path.resolve())
+
+
+def test_divergence_is_part_of_a_run(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path)
+    directory.divergence_path.write_text("{}\n")
+    assert directory.holds_a_run()
+    directory.set_aside()
+    assert (tmp_path / "superseded" / "1" / "divergence.jsonl").exists()

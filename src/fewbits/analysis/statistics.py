@@ -52,7 +52,7 @@ def estimate(
 
 
 @functools.lru_cache(maxsize=8)
-def _resample_shares(units: int) -> Floats:
+def resample_shares(units: int) -> Floats:
     """Return `float64[RESAMPLES, units]`: how often each unit is drawn in each resample, over `units`."""
     draws = np.random.Generator(np.random.PCG64(SEED)).integers(0, units, size=(RESAMPLES, units))
     rows = np.arange(RESAMPLES)[:, None] * units
@@ -75,7 +75,7 @@ def _tail(units: int, level: float) -> float:
     return float(special.ndtr(math.sqrt(units / (units - 1)) * t))
 
 
-def _unseen_share(units: int, level: float) -> float:
+def unseen_share(units: int, level: float) -> float:
     """Return the largest share of other outcomes in the population that `units` equal observations do not rule out.
 
     Source: Clopper and Pearson (1934), the case of zero events: 1 - (alpha/2)^(1/n).
@@ -111,7 +111,7 @@ def mean_estimate(values: Floats, *, level: float = LEVEL) -> Estimate | None:
     if n == 1:
         return estimate(value, None, None, method=MEAN_BOOTSTRAP, n=n, reason=_TOO_FEW, level=level)
     if np.ptp(values) == 0:
-        p = _unseen_share(n, level)
+        p = unseen_share(n, level)
         return estimate(value, value * (1 - p), value * (1 - p) + p, method=IDENTICAL, n=n, level=level)
     low, high, method = _mean_limits(np.sort(values), level, MEAN_BOOTSTRAP)
     return estimate(value, max(0.0, low), min(1.0, high), method=method, n=n, level=level)
@@ -131,7 +131,7 @@ def difference_estimate(variant: Floats, reference: Floats, *, level: float = LE
     if n == 1:
         return estimate(value, None, None, method=BOOTSTRAP, n=n, reason=_TOO_FEW, level=level)
     if np.ptp(differences) < 1e-12:
-        p = _unseen_share(n, level)
+        p = unseen_share(n, level)
         return estimate(value, value * (1 - p) - p, value * (1 - p) + p, method=IDENTICAL, n=n, level=level)
     low, high, method = _mean_limits(differences, level, BOOTSTRAP)
     return estimate(value, max(-1.0, low), min(1.0, high), method=method, n=n, level=level)
@@ -149,18 +149,18 @@ def ratio_estimate(variant: Floats, reference: Floats, *, level: float = LEVEL) 
         return estimate(value, None, None, method=BOOTSTRAP, n=n, reason=_TOO_FEW, level=level)
     residuals = variant - value * reference
     if np.ptp(residuals) < 1e-12:
-        p = _unseen_share(n, level)
+        p = unseen_share(n, level)
         return estimate(value, max(0.0, value - p * value / base), value + p / base, method=IDENTICAL, n=n, level=level)
     if n > MAX_BOOTSTRAP_UNITS:
         low, high, method = _t_limits(residuals / base + value, level)
         return estimate(value, max(0.0, low), high, method=method, n=n, level=level)
-    shares = _resample_shares(n)
+    shares = resample_shares(n)
     numerators, denominators = shares @ variant, shares @ reference
     if float(np.mean(denominators <= 1e-12)) > _tail(n, level) / 2:
         reason = "the reference scores 0 in too many resamples for a ratio to have an interval"
         return estimate(value, None, None, method=BOOTSTRAP, n=n, reason=reason, level=level)
     kept = denominators > 1e-12
-    low, high = _percentiles(numerators[kept] / denominators[kept], n, level)
+    low, high = percentile_limits(numerators[kept] / denominators[kept], n, level)
     return estimate(value, low, high, method=BOOTSTRAP, n=n, level=level)
 
 
@@ -172,11 +172,12 @@ def _mean(values: Floats) -> float:
 def _mean_limits(values: Floats, level: float, method: str) -> tuple[float, float, str]:
     if len(values) > MAX_BOOTSTRAP_UNITS:
         return _t_limits(values, level)
-    low, high = _percentiles(_resample_shares(len(values)) @ values, len(values), level)
+    low, high = percentile_limits(resample_shares(len(values)) @ values, len(values), level)
     return low, high, method
 
 
-def _percentiles(resampled: Floats, units: int, level: float) -> tuple[float, float]:
+def percentile_limits(resampled: Floats, units: int, level: float) -> tuple[float, float]:
+    """Return the expanded percentile limits of a statistic from its resamples (`float64[resamples]`) over `units`."""
     tail = _tail(units, level)
     low, high = np.quantile(resampled, [tail, 1 - tail])
     return float(low), float(high)

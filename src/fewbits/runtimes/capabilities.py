@@ -10,6 +10,7 @@ CAPABILITIES: MappingProxyType[str, RuntimeCapabilities] = MappingProxyType(
     {
         row.name: row
         for row in (
+            # all logits come from the same file through the library, not through the server
             RuntimeCapabilities(
                 name="llamacpp",
                 local_process=True,
@@ -22,8 +23,9 @@ CAPABILITIES: MappingProxyType[str, RuntimeCapabilities] = MappingProxyType(
                 thread_control=True,
                 digest_identity=True,
                 constrained_json=True,
-                log_probabilities=False,
+                log_probabilities=True,
             ),
+            # log-probabilities since Ollama 0.12.11; an older server is told apart by its answer
             RuntimeCapabilities(
                 name="ollama",
                 local_process=False,
@@ -36,9 +38,9 @@ CAPABILITIES: MappingProxyType[str, RuntimeCapabilities] = MappingProxyType(
                 thread_control=True,
                 digest_identity=True,
                 constrained_json=True,
-                log_probabilities=False,
+                log_probabilities=True,
             ),
-            # the protocol promises counts on request; times only where the server is llama.cpp
+            # the protocol promises counts and log-probabilities on request; times only where the server is llama.cpp
             RuntimeCapabilities(
                 name="openai",
                 local_process=False,
@@ -51,7 +53,7 @@ CAPABILITIES: MappingProxyType[str, RuntimeCapabilities] = MappingProxyType(
                 thread_control=False,
                 digest_identity=False,
                 constrained_json=True,
-                log_probabilities=False,
+                log_probabilities=True,
             ),
             # replays declared numbers: whatever the script declares is reported, nothing is controlled
             RuntimeCapabilities(

@@ -41,6 +41,14 @@ class ServerUnreachableError(ConnectionBrokenError):
     """Nobody listens there (connection refused, unknown host): `open` turns it into a `PrerequisiteError`."""
 
 
+class RefusedError(BackendError):
+    """The server answered with a status other than 200."""
+
+    def __init__(self, tool: str, status: int, reason: str, *, tail: str) -> None:
+        self.status = status
+        super().__init__(tool, f"answered HTTP {status} {reason}".rstrip(), tail=tail)
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """Where a server listens: `http` or `https`, host, port and the path before every route (no trailing slash)."""
@@ -187,7 +195,7 @@ def exchange(
     """Send one request over a fresh connection and read the whole reply.
 
     Raises `TrialTimeoutError` when `timeout_seconds` (connecting included) are over, `ServerUnreachableError` when nobody
-    listens, `ConnectionBrokenError` when the reply was cut off, `BackendError` on a status other than 200, `ProtocolError`
+    listens, `ConnectionBrokenError` when the reply was cut off, `RefusedError` on a status other than 200, `ProtocolError`
     on a reply that is not HTTP or is longer than the rules allow.
     """
     deadline = time.monotonic() + timeout_seconds
@@ -283,7 +291,7 @@ class _FirstOutput:
         return any(self._carries_output(line) for line in lines)
 
 
-def _refusal(response: http.client.HTTPResponse, tool: str, hidden: str) -> BackendError:
+def _refusal(response: http.client.HTTPResponse, tool: str, hidden: str) -> RefusedError:
     """Describe a status other than 200 with the end of what the server said about it, the key blotted out."""
     try:
         text = response.read(_ERROR_BODY_BYTES).decode("utf-8", "replace")
@@ -291,7 +299,7 @@ def _refusal(response: http.client.HTTPResponse, tool: str, hidden: str) -> Back
         text = ""
     if hidden:
         text = text.replace(hidden, "***")
-    return BackendError(tool, f"answered HTTP {response.status} {response.reason}".rstrip(), tail=tail_of(text[-4000:]))
+    return RefusedError(tool, response.status, response.reason, tail=tail_of(text[-4000:]))
 
 
 def parse_json(data: bytes, tool: str, what: str) -> Any:

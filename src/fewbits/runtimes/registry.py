@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fewbits.core.errors import Problem, SpecError
 from fewbits.records.runtime import RuntimeCapabilities
-from fewbits.runtimes.base import Runtime
+from fewbits.runtimes.base import DivergenceMeter, Runtime
 from fewbits.runtimes.capabilities import CAPABILITIES
 
 
@@ -46,6 +46,22 @@ def create_runtime(name: str, *, base_url: str | None = None, script: str | Path
     from fewbits.runtimes.scripted.runtime import ScriptedRuntime
 
     return ScriptedRuntime(Path(script or ""))
+
+
+def create_divergence_meter(name: str, *, base_url: str | None = None) -> DivergenceMeter | None:
+    """Create what measures divergence for a runtime; `None` where the runtime shows no probabilities at all.
+
+    Its engine or server is looked for when it is first used. Raises `SpecError` like `create_runtime`.
+    """
+    if not capabilities_of(name).log_probabilities:
+        return None
+    if name == "llamacpp":
+        from fewbits.runtimes.llamacpp.divergence import LlamaCppMeter
+
+        return LlamaCppMeter()
+    from fewbits.runtimes.server_divergence import ServerMeter
+
+    return ServerMeter(create_runtime(name, base_url=base_url))
 
 
 def default_ollama_url(host: str | None) -> str:

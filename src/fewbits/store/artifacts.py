@@ -9,27 +9,22 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
-import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import msgspec
 
 from fewbits.core.codec import decode, encode_pretty, text_digest
-from fewbits.core.engines import CACHE_VARIABLE, cache_root
+from fewbits.core.engines import cache_root
 from fewbits.core.errors import StoreError
 from fewbits.core.files import atomic_write, safe_name, sha256_file
 from fewbits.records.base import Record
 from fewbits.records.variant import Artifact, Sha256, Variant
+from fewbits.store.shelf import PART_SUFFIX, Progress, Shelf, cache_error, explained, put_in_place, write_note
 
 MANIFEST = "manifest.json"
-_KEY = re.compile(r"^[0-9a-f]{64}$")
-_PART_SUFFIX = ".part"
-
-Progress = Callable[[str], None]
 
 
 class StoredArtifact(Record, frozen=True, kw_only=True):
@@ -56,6 +51,7 @@ class ArtifactCache:
 
     def __init__(self, root: Path | None = None) -> None:
         self._root = root if root is not None else cache_root()
+        self._shelf = Shelf(self._root, "artifacts")
 
     @property
     def root(self) -> Path:
@@ -64,34 +60,20 @@ class ArtifactCache:
 
     def folder(self, key: str) -> Path:
         """Return the folder of a key (64 hex digits). Raises `ValueError` for anything else."""
-        if not _KEY.match(key):
-            msg = f"an artifact key is 64 hex digits, not {key!r}"
-            raise ValueError(msg)
-        return self._root / "artifacts" / key[:2] / key
+        return self._shelf.folder(key)
 
     def free_bytes(self) -> int:
         """Bytes that can still be written to the cache's file system. Raises `StoreError`."""
-        with self._explained(self._root):
+        with explained(self._root):
             self._root.mkdir(parents=True, exist_ok=True)
             return shutil.disk_usage(self._root).free
 
-    @contextlib.contextmanager
-    def exclusive(self, name: str, progress: Progress) -> Iterator[None]:
+    def exclusive(self, name: str, progress: Progress) -> AbstractContextManager[None]:
         """Hold a named lock that other processes respect, waiting for it. Raises `StoreError`.
 
         The lock dies with its holder, so a killed process blocks nobody.
         """
-        path = self._root / "locks" / f"{safe_name(name)}.lock"
-        with contextlib.ExitStack() as stack:
-            with self._explained(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                handle = stack.enter_context(path.open("a"))
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    progress("another process is making the same thing; waiting for it")
-                    fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
+        return self._shelf.exclusive(name, progress)
 
     def digest_of(self, path: Path) -> str:
         """Return a file's sha256 (64 hex digits), read again only when its size, times or inode changed. Raises `StoreError`."""
@@ -108,7 +90,7 @@ class ArtifactCache:
 
     def _digested(self, path: Path) -> tuple[RememberedDigest, Path]:
         note = self._root / "digests" / f"{text_digest(str(path))}.json"
-        with self._explained(path, doing="read"):
+        with explained(path, doing="read"):
             before = _identity(path)
             remembered = _read_note(note)
             if remembered is not None and _same_file(remembered, before):
@@ -127,7 +109,7 @@ class ArtifactCache:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise self._error(folder / MANIFEST, error, "read") from error
+            raise cache_error(folder / MANIFEST, error, "read") from error
         try:
             stored = decode(data, StoredArtifact, str(folder / MANIFEST))
         except StoreError as error:
@@ -148,34 +130,18 @@ class ArtifactCache:
         """
         if variant := self.find(key, lambda _: None):
             return variant
-        with self.exclusive(key, progress):
-            # another process may have made it while we waited; if it is there but damaged, this call says so
-            if variant := self.find(key, progress):
-                return variant
-            folder = self.folder(key)
-            with self._explained(folder):
-                shutil.rmtree(folder, ignore_errors=True)
-                folder.mkdir(parents=True, exist_ok=True)
-            temporary = folder / f"{safe_name(file_name)}{_PART_SUFFIX}"
-            try:
-                artifact = make(temporary)
-                return self._publish(folder, file_name, temporary, artifact)
-            except BaseException:
-                shutil.rmtree(folder, ignore_errors=True)
-                raise
+
+        def make_in(folder: Path) -> Variant:
+            temporary = folder / f"{safe_name(file_name)}{PART_SUFFIX}"
+            return self._publish(folder, file_name, temporary, make(temporary))
+
+        return self._shelf.made_once(key, lambda: self.find(key, progress), make_in, progress)
 
     def _publish(self, folder: Path, file_name: str, temporary: Path, artifact: Artifact) -> Variant:
         final = folder / safe_name(file_name)
-        with self._explained(final):
-            descriptor = os.open(temporary, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            temporary.replace(final)
-            size = final.stat().st_size
+        size = put_in_place(temporary, final)
         sealed = msgspec.structs.replace(artifact, sha256=self.digest_of(final), bytes=size)
-        self._write(folder / MANIFEST, encode_pretty(StoredArtifact(file=final.name, artifact=sealed)))
+        write_note(folder / MANIFEST, encode_pretty(StoredArtifact(file=final.name, artifact=sealed)))
         return Variant(artifact=sealed, path=final)
 
     def _damage(self, path: Path, artifact: Artifact) -> str:
@@ -187,25 +153,6 @@ class ArtifactCache:
         if size != artifact.bytes:
             return f"has {size} bytes instead of {artifact.bytes}"
         return "has other bytes than it was made with" if self.digest_of(path) != artifact.sha256 else ""
-
-    def _write(self, path: Path, data: bytes) -> None:
-        try:
-            atomic_write(path, data)
-        except StoreError as error:
-            if isinstance(error.__cause__, OSError):
-                raise self._error(path, error.__cause__) from error
-            raise
-
-    @contextlib.contextmanager
-    def _explained(self, path: Path, doing: str = "write") -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise self._error(path, error, doing) from error
-
-    def _error(self, path: Path, error: OSError, doing: str = "write") -> StoreError:
-        remedy = f"Check its permissions and free space, or set {CACHE_VARIABLE} to another folder."
-        return StoreError(f"cannot {doing} {path}: {error.strerror or error}. {remedy}")
 
 
 def _identity(path: Path) -> RememberedDigest:

@@ -18,6 +18,7 @@ _OURS = (
     "plan.json",
     "trials.jsonl",
     "canary.jsonl",
+    "divergence.jsonl",
     "sweep_summary.json",
     "sweep_report.md",
     "sweep_scatter.json",
@@ -33,6 +34,7 @@ class RunDirectory:
         self.plan_path = root / "plan.json"
         self.trials_path = root / "trials.jsonl"
         self.canary_path = root / "canary.jsonl"
+        self.divergence_path = root / "divergence.jsonl"
         self.summary_path = root / "sweep_summary.json"
         self.report_path = root / "sweep_report.md"
         self.scatter_path = root / "sweep_scatter.json"

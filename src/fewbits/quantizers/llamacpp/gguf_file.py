@@ -12,8 +12,10 @@ from fewbits.core.errors import SpecError
 from fewbits.core.units import format_bytes
 from fewbits.quantizers.llamacpp.gguf_scan import MAGIC, GgufHeader, GgufTensor, MalformedGgufError, SkippedArray, scan_header
 from fewbits.records.schemes import Scheme, scheme_for_ftype
-from fewbits.records.variant import TensorTypeCount
+from fewbits.records.variant import IMATRIX_DATASET, TensorTypeCount
 
+# written by llama-quantize. Source: llama.cpp, tools/quantize/quantize.cpp
+_IMATRIX_DATASET_KEY = "quantize.imatrix.dataset"
 _SPLIT_NAME = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$", re.IGNORECASE)
 _FLOAT_FILE_TYPES = {"F32": 0, "F16": 1, "BF16": 32}
 # Source: ggml, docs/gguf.md (keys below the architecture's name)
@@ -109,7 +111,7 @@ class GgufFile:
 
     @cached_property
     def parameters(self) -> dict[str, int | str]:
-        """Model shape: n_layers, n_ctx_train, n_embd, n_head, n_head_kv, n_vocab (those that the file tells), file_type.
+        """Model shape: n_layers, n_ctx_train, n_embd, n_head, n_head_kv, n_vocab, file_type, imatrix_dataset: those it tells.
 
         Per-layer values are given only where all layers agree.
         """
@@ -130,6 +132,9 @@ class GgufFile:
             found["n_head_kv"] = found["n_head"]
         if self.file_type is not None:
             found["file_type"] = self.file_type
+        dataset = self.header.metadata.get(_IMATRIX_DATASET_KEY)
+        if isinstance(dataset, str) and dataset:
+            found[IMATRIX_DATASET] = dataset
         return found
 
 

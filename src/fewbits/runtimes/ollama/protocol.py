@@ -1,4 +1,4 @@
-"""Ollama's `/api/chat`: building requests, and normalising the NDJSON stream. Durations arrive in nanoseconds."""
+"""Ollama's `/api/chat` and `/api/generate`: building requests, and normalising the answers. Durations arrive in nanoseconds."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from fewbits.records.plan import Controls
 from fewbits.records.runtime import GenerateRequest
 from fewbits.records.trial import RawReply
 from fewbits.runtimes.http_stream import StreamedReply
+from fewbits.runtimes.log_probabilities import ReportedPosition
 from fewbits.runtimes.ollama.catalogue import Model, parse_listing
 
 _NANOSECONDS_PER_MS = 1e6
@@ -19,6 +20,8 @@ _NANOSECONDS_PER_MS = 1e6
 _KEEP_ALIVE = "10m"
 _USAGE_FIELDS = ("prompt_eval_count", "eval_count")
 _TIMING_FIELDS = ("total_duration", "load_duration", "prompt_eval_duration", "eval_duration")
+# Ollama's default penalties and cut-offs, switched off: plain sampling from the model
+_PLAIN_SAMPLING = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "repeat_penalty": 1.0}
 
 Count = Annotated[int, Meta(ge=0)]
 
@@ -59,22 +62,52 @@ def load_body(name: str, controls: Controls) -> dict[str, Any]:
 
 
 def chat_body(name: str, controls: Controls, request: GenerateRequest) -> bytes:
-    """Encode a streamed chat. Ollama's default penalties and cut-offs are switched off: plain sampling from the model."""
+    """Encode a streamed chat, sampled plainly."""
     messages = [{"role": "user", "content": request.prompt}]
     if request.system:
         messages.insert(0, {"role": "system", "content": request.system})
     sampling = {"seed": request.seed, "temperature": request.temperature, "num_predict": request.max_tokens}
-    plain = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "repeat_penalty": 1.0}
     body: dict[str, Any] = {
         "model": name,
         "messages": messages,
         "stream": True,
         "keep_alive": _KEEP_ALIVE,
-        "options": options_of(controls) | sampling | plain,
+        "options": options_of(controls) | sampling | _PLAIN_SAMPLING,
     }
     if request.json_schema is not None:
         body["format"] = request.json_schema
     return msgspec.json.encode(body)
+
+
+class Generated(msgspec.Struct):
+    """The part of a `/api/generate` answer that is read. Servers older than 0.12.11 send no `logprobs`."""
+
+    model: str | None = None
+    logprobs: tuple[ReportedPosition, ...] | None = None
+
+
+def position_body(name: str, controls: Controls, prefix: str, count: int) -> dict[str, Any]:
+    """The request for one greedy token after `prefix`, without a template, with its `count` most likely alternatives."""
+    sampling = {"seed": controls.seed, "temperature": 0, "num_predict": 1}
+    return {
+        "model": name,
+        "prompt": prefix,
+        "raw": True,
+        "stream": False,
+        "logprobs": True,
+        "top_logprobs": count,
+        "keep_alive": _KEEP_ALIVE,
+        "options": options_of(controls) | sampling | _PLAIN_SAMPLING,
+    }
+
+
+def parse_generated(answer: dict[str, Any], tool: str) -> Generated:
+    """Read an answer of `/api/generate`. Raises `ProtocolError` when it is not what the protocol says."""
+    try:
+        return msgspec.convert(answer, Generated)
+    except msgspec.ValidationError as error:
+        msg = f"{tool}: the answer to POST /api/generate is not what the protocol says: {error}"
+        raise ProtocolError(msg) from error
 
 
 def carries_output(line: bytes) -> bool:

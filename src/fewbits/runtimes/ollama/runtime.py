@@ -3,7 +3,8 @@
 Ollama reuses the longest common prompt prefix between requests, cannot be told not to, and does not say how much it reused:
 its prompt times are therefore those of a warm cache wherever prompts share a beginning.
 
-Source: Ollama's API documentation (docs/api.md: chat, tags, ps, version; durations in nanoseconds).
+Source: Ollama's API documentation (docs/api.md: chat, generate, tags, ps, version; durations in nanoseconds) and api/types.go
+(`logprobs`, `top_logprobs`: at most 20).
 """
 
 from __future__ import annotations
@@ -138,9 +139,7 @@ class OllamaSession:
 
     def verify_reply(self, reply: RawReply) -> None:
         """Check the name in a reply. Raises `IdentityError`."""
-        if reply.served_name != self._model.name:
-            msg = f"Ollama answered as {reply.served_name!r}, but {self._model.name!r} was asked"
-            raise IdentityError(msg)
+        self._require_name(reply.served_name)
 
     def effective_controls(self) -> EffectiveControls:
         """Only the context size can be read back, from `/api/ps` of servers new enough to report it."""
@@ -169,6 +168,14 @@ class OllamaSession:
         )
         return protocol.read_reply(reply, TOOL)
 
+    def top_log_probabilities(self, prefix: str, count: int, timeout_seconds: float) -> dict[str, float] | None:
+        """Ask for one token through `/api/generate`. Raises `BackendError`, `ProtocolError`, `IdentityError`."""
+        body = protocol.position_body(self._model.name, self._controls, prefix, count)
+        answer = ask_json(self._endpoint, "POST", "/api/generate", tool=TOOL, timeout_seconds=timeout_seconds, body=body)
+        generated = protocol.parse_generated(answer, TOOL)
+        self._require_name(generated.model)
+        return generated.logprobs[0].by_token() if generated.logprobs else None
+
     def is_alive(self) -> bool:
         """Whether the server answers within two seconds."""
         try:
@@ -179,6 +186,11 @@ class OllamaSession:
 
     def close(self) -> None:
         """Nothing to release: the server unloads the model by itself."""
+
+    def _require_name(self, name: str | None) -> None:
+        if name != self._model.name:
+            msg = f"Ollama answered as {name!r}, but {self._model.name!r} was asked"
+            raise IdentityError(msg)
 
     def _running(self) -> dict[str, Any]:
         return ask_json(self._endpoint, "GET", "/api/ps", tool=TOOL, timeout_seconds=_CONTROL_TIMEOUT_SECONDS)

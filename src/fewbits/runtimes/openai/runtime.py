@@ -14,6 +14,7 @@ from fewbits.records.variant import Artifact, ServedIdentity, Variant
 from fewbits.runtimes import chat_completions
 from fewbits.runtimes.capabilities import CAPABILITIES
 from fewbits.runtimes.http_stream import Endpoint, ServerUnreachableError, StreamRules, ask_json, exchange, parse_base_url
+from fewbits.runtimes.openai import completions
 
 TOOL = "openai"
 _CONTROL_TIMEOUT_SECONDS = 10.0
@@ -126,10 +127,7 @@ class OpenAISession:
 
     def verify_reply(self, reply: RawReply) -> None:
         """Check the name in a reply. Raises `IdentityError` for another name, and for none: it would prove nothing."""
-        if reply.served_name not in self._names:
-            said = "names no model" if reply.served_name is None else f"comes from {reply.served_name!r}"
-            msg = f"the reply of {self._endpoint.url} {said}, but {self._artifact.model_id!r} was asked"
-            raise IdentityError(msg)
+        self._require_name(reply.served_name)
 
     def effective_controls(self) -> EffectiveControls:
         """Only the context size can be read back, and only from servers that list it (`meta.n_ctx`, `max_model_len`)."""
@@ -148,9 +146,7 @@ class OpenAISession:
 
     def generate(self, request: GenerateRequest, timeout_seconds: float) -> RawReply:
         """Ask once. Raises `TrialTimeoutError`, `BackendError`, `ProtocolError`."""
-        extra: dict[str, Any] = {"model": self._artifact.model_id}
-        if self._owner == "llamacpp":
-            extra["cache_prompt"] = False
+        extra: dict[str, Any] = {"model": self._artifact.model_id} | self._llama_fields()
         reply = exchange(
             self._endpoint,
             "POST",
@@ -163,6 +159,21 @@ class OpenAISession:
         )
         return chat_completions.read_reply(reply, TOOL)
 
+    def top_log_probabilities(self, prefix: str, count: int, timeout_seconds: float) -> dict[str, float] | None:
+        """Ask for one token on the completions route. Raises `BackendError`, `ProtocolError`, `IdentityError`."""
+        answer = ask_json(
+            self._endpoint,
+            "POST",
+            "/completions",
+            tool=TOOL,
+            timeout_seconds=timeout_seconds,
+            body=completions.request_body(self._artifact.model_id, prefix, count, self._llama_fields()),
+            headers=self._headers,
+        )
+        completion = completions.parse_completion(answer, TOOL)
+        self._require_name(completion.model)
+        return completion.first_position()
+
     def is_alive(self) -> bool:
         """Whether the server still lists models, within two seconds."""
         try:
@@ -173,6 +184,16 @@ class OpenAISession:
 
     def close(self) -> None:
         """Nothing to release: the server is not ours."""
+
+    def _require_name(self, name: str | None) -> None:
+        if name not in self._names:
+            said = "names no model" if name is None else f"comes from {name!r}"
+            msg = f"the reply of {self._endpoint.url} {said}, but {self._artifact.model_id!r} was asked"
+            raise IdentityError(msg)
+
+    def _llama_fields(self) -> dict[str, Any]:
+        """Fields that only llama.cpp's server knows."""
+        return {"cache_prompt": False} if self._owner == "llamacpp" else {}
 
     def _row(self) -> dict[str, Any]:
         rows = list_models(self._endpoint, self._headers, _CONTROL_TIMEOUT_SECONDS)
