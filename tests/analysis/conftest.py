@@ -11,7 +11,16 @@ import pytest
 from fewbits.analysis.canary import judge_canary
 from fewbits.analysis.summary import summarise
 from fewbits.records.base import Bucket, RunQuality, TokenStatus, TrialStatus
-from fewbits.records.plan import CanaryPolicy, Controls, EffectiveControls, Plan, PlannedTask, SelectionPolicy, SweepSpec
+from fewbits.records.plan import (
+    CanaryPolicy,
+    Controls,
+    EffectiveControls,
+    Plan,
+    PlannedTask,
+    PolicyName,
+    SelectionPolicy,
+    SweepSpec,
+)
 from fewbits.records.summary import SweepSummary
 from fewbits.records.trial import TelemetryView, TokenMetricsView, TrialView, VibeView
 from fewbits.records.variant import Artifact, ModelKind, ModelSource
@@ -98,7 +107,7 @@ def build_plan(quants: tuple[str, ...], tasks: tuple[str, ...], runs: int = 1, *
         quants=quants,
         task_bank="bank.json",
         runs_per_quant=runs,
-        policy=SelectionPolicy(**policy),
+        policy=SelectionPolicy(**({"name": PolicyName.THRESHOLD} | policy)),
         out_dir="out",
         summary_out="out/sweep_summary.json",
     )

@@ -1,4 +1,7 @@
-"""A realistic summary: five quants of SmolLM2, one row polluted, one lossless by construction, one without rates."""
+"""A realistic summary: five quants of SmolLM2, one row polluted, one lossless by construction, one without rates.
+
+Every verdict occurs but BETTER; one divergence lies below the floor, one is missing; one variant does not repeat itself.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +12,32 @@ import msgspec
 import pytest
 
 from fewbits.records.base import PollutionReason, RunQuality, TokenStatus
-from fewbits.records.plan import Controls, QualityPolicy, SelectionPolicy
+from fewbits.records.plan import Controls, PolicyName, QualityPolicy, SelectionPolicy
 from fewbits.records.summary import (
     BucketScore,
     CanaryBlock,
+    Decision,
+    DecisionLog,
+    DeterminismDetail,
+    DivergenceEstimate,
     EfficiencyFrontier,
     Estimate,
+    FirstDivergence,
     FrontierReason,
+    HypothesisEvidence,
     Provenance,
     QuantRow,
     RecommendationDetail,
+    RowUncertainty,
     RowVibe,
     RunQualityDiagnostics,
     Session,
     StabilityKpis,
     StatusCounts,
     SweepSummary,
+    VerdictCode,
+    VerdictDetail,
+    VerdictReason,
 )
 from fewbits.records.variant import VariantWarning, WarningCode
 
@@ -101,7 +114,163 @@ def make_row(quant_tag: str, **changes: Any) -> QuantRow:
     return msgspec.structs.replace(row, **changes)
 
 
+ANYTIME = "betting confidence sequence on paired items"
+WINDOWS = "t interval by windows"
+
+
+def make_verdict(
+    code: VerdictCode, difference: tuple[float, float, float], reason: VerdictReason, **changes: Any
+) -> VerdictDetail:
+    value, low, high = difference
+    test = HypothesisEvidence(
+        null_hypothesis="difference >= 0",
+        method=ANYTIME,
+        p_value=0.00041 if code is VerdictCode.WORSE else 0.31,
+        level=0.04,
+        rejected=code is VerdictCode.WORSE,
+    )
+    detail = VerdictDetail(
+        verdict=code,
+        reasons=(reason,),
+        difference=Estimate(value=value, low=low, high=high, level=0.9, method=ANYTIME, n=48),
+        margin=0.05,
+        method=ANYTIME,
+        items_used=48,
+        minimum_detectable_effect=0.083,
+        further_items=None,
+        tests=(test,),
+    )
+    return msgspec.structs.replace(detail, **changes)
+
+
+def make_divergence(mean: float, below_floor: bool = False, **changes: Any) -> DivergenceEstimate:
+    def by_window(value: float, reach: float) -> Estimate:
+        return estimate(value, value * (1 - reach), value * (1 + reach), WINDOWS, 16)
+
+    found = DivergenceEstimate(
+        text_name="python-topics",
+        text_digest="7e" * 32,
+        method="full_logits",
+        engine="xllamacpp",
+        engine_version="2026.10.11549",
+        windows=16,
+        positions=2048,
+        mean_nats=by_window(mean, 0.1),
+        p99_nats=by_window(mean * 9, 0.2),
+        top_token_agreement=estimate(0.942, 0.931, 0.951, WINDOWS, 16),
+        perplexity_ratio=by_window(1 + mean, 0.01),
+        reference_perplexity=14.27,
+        variant_perplexity=14.27 * (1 + mean),
+        floor_nats=0.00012,
+        below_floor=below_floor,
+        truncation_nats=0.000031,
+        top_k=256,
+        lower_bound=mean * 0.88,
+    )
+    return msgspec.structs.replace(found, **changes)
+
+
+def make_repeats(first_divergence: FirstDivergence | None = None) -> DeterminismDetail:
+    same = first_divergence is None
+    return DeterminismDetail(
+        cells=14,
+        same_output_rate=1.0 if same else 0.928571,
+        same_outcome_rate=1.0,
+        agreement_floor=0.807 if same else 0.703,
+        deterministic=same,
+        channels=("output_text", "finish_reason", "output_tokens", "adherence_score"),
+        first_divergence=first_divergence,
+    )
+
+
+def make_chances(frontier: float, best: float, smallest: float) -> RowUncertainty:
+    return RowUncertainty(
+        frontier_probability=frontier, best_value_probability=best, minimum_viable_probability=smallest, resamples=1000
+    )
+
+
+def evidence() -> dict[str, dict[str, Any]]:
+    """What the summaries of this version hold beside the older fields, by quant tag."""
+    differs = FirstDivergence(
+        task_id="logic-007", channel="output_text", position=37, first="\n| **<b>42</b>** |", second=" 42 ``` [x](y)"
+    )
+    return {
+        "F16": {
+            "determinism": make_repeats(),
+            "uncertainty": make_chances(0.712, 0.0, 0.04),
+            "unavailable": {"peak_memory_gpu_bytes": "NO_SENSOR", "verdict": "NO_REFERENCE", "latency_ratio": "NO_REFERENCE"},
+        },
+        "Q8_0": {
+            "verdict": make_verdict(
+                VerdictCode.EQUIVALENT, (-0.004, -0.031, 0.024), VerdictReason.INSIDE_MARGIN, stopped_after_items=37
+            ),
+            "divergence": make_divergence(
+                0.00009, below_floor=True, lower_bound=None, unavailable={"lower_bound": "TOO_FEW_SAMPLES"}
+            ),
+            "latency_ratio": estimate(0.692, 0.671, 0.718, ORDER, 48),
+            "generation_rate_ratio": estimate(1.527, 1.498, 1.561, ORDER, 48),
+            "prompt_rate_ratio": estimate(1.312, 1.244, 1.39, ORDER, 48),
+            "determinism": make_repeats(),
+            "uncertainty": make_chances(0.981, 0.964, 0.31),
+        },
+        "Q4_K_M": {
+            "verdict": make_verdict(
+                VerdictCode.UNRESOLVED, (-0.021, -0.081, 0.039), VerdictReason.TOO_FEW_ITEMS, further_items=130
+            ),
+            "divergence": make_divergence(0.0412),
+            "determinism": make_repeats(differs),
+            "unavailable": {
+                "generation_tokens_per_second": "TOKEN_STATUS_NOT_OK",
+                "determinism_rate": "TOO_FEW_SAMPLES",
+                "latency_ratio": "NO_CLEAN_TRIALS",
+                "generation_rate_ratio": "TOKEN_STATUS_NOT_OK",
+                "prompt_rate_ratio": "TOKEN_STATUS_NOT_OK",
+            },
+        },
+        "Q4_1": {
+            "verdict": make_verdict(VerdictCode.EQUIVALENT, (0.0, -0.029, 0.029), VerdictReason.INSIDE_MARGIN),
+            "latency_ratio": estimate(0.533, 0.52, 0.549, ORDER, 48),
+            "generation_rate_ratio": estimate(2.008, 1.97, 2.051, ORDER, 48),
+            "prompt_rate_ratio": estimate(1.01, 0.99, 1.03, ORDER, 48),
+            "uncertainty": make_chances(1.0, 0.036, 0.65),
+            "unavailable": {"peak_memory_gpu_bytes": "NO_SENSOR", "divergence": "CALIBRATION_TEXT", "determinism": "NO_TRIALS"},
+        },
+        "Q2_K": {
+            "verdict": make_verdict(
+                VerdictCode.WORSE, (-0.25, -0.381, -0.119), VerdictReason.PAIRED_LOSS, items_used=12, stopped_after_items=12
+            ),
+            "divergence": make_divergence(0.614),
+            "latency_ratio": estimate(0.582, None, None, ORDER, 3, "too few tasks: it takes 6 tasks for a lower limit"),
+            "determinism": make_repeats(),
+            "uncertainty": make_chances(0.02, 0.0, 0.0),
+        },
+    }
+
+
+def as_before_verdicts(summary: SweepSummary) -> SweepSummary:
+    """The same summary as earlier versions wrote it: none of the new fields, the older policy."""
+    replace = msgspec.structs.replace
+    rows = {row.quant_tag: row for row in older_rows()}
+    sessions = tuple(
+        replace(
+            session,
+            per_quant=tuple(rows[row.quant_tag] for row in session.per_quant),
+            decision_log=None,
+            recommendation_detail=replace(session.recommendation_detail, missing=(), would_change=""),
+        )
+        for session in summary.sessions
+    )
+    quality = replace(summary.run_quality, clean_share=None, first_attempt_clean_share=None, reruns=0, rerun_budget=0)
+    policy = SelectionPolicy(name=PolicyName.THRESHOLD)
+    return replace(summary, schema_version="2.0.0", sessions=sessions, run_quality=quality, selection_policy=policy)
+
+
 def five_rows() -> tuple[QuantRow, ...]:
+    new = evidence()
+    return tuple(msgspec.structs.replace(row, **new[row.quant_tag]) for row in older_rows())
+
+
+def older_rows() -> tuple[QuantRow, ...]:
     return (
         make_row(
             "F16",
@@ -234,8 +403,25 @@ def make_session(model_id: str = "smollm2-135m", rows: tuple[QuantRow, ...] | No
                 "With 48 tasks, differences under 6 points cannot be told from zero.",
                 "Q4_1 is the source's own format: it says nothing about what 4 bits cost.",
             ),
+            missing=("Q4_K_M needs about 130 more tasks like these, or a wider margin.",),
+            would_change=(
+                "Drawn anew, 31 % of the samples of items pick Q8_0 instead of Q4_1 for the fewest bits: "
+                "Q4_1 lies only 5 points inside the margin's edge."
+            ),
         ),
         recommendation="On this machine use Q4_1; take Q8_0 where the source was not quantized before.",
+        decision_log=DecisionLog(
+            decisions=(
+                Decision(quant_tag="Q2_K", verdict=VerdictCode.WORSE, after_items=12, after_block=11, p_value=0.00041),
+                Decision(quant_tag="Q8_0", verdict=VerdictCode.EQUIVALENT, after_items=37, after_block=36, p_value=0.0121),
+                Decision(quant_tag="Q4_1", verdict=VerdictCode.EQUIVALENT, after_items=48, after_block=47, p_value=0.0213),
+            ),
+            undecided=("Q4_K_M",),
+            items_available=48,
+            items_asked=48,
+            trials_run=615,
+            trials_full_matrix=720,
+        ),
     )
 
 
@@ -314,6 +500,10 @@ def make_summary(sessions: tuple[Session, ...] | None = None, **changes: Any) ->
             polluted=60,
             reasons={"FOREIGN_CPU_LOAD": 48, "CPU_PRESSURE": 29},
             superseded_attempts=2,
+            clean_share=0.916667,
+            first_attempt_clean_share=0.893056,
+            reruns=17,
+            rerun_budget=144,
         ),
     )
     return msgspec.structs.replace(summary, **changes)
@@ -322,6 +512,11 @@ def make_summary(sessions: tuple[Session, ...] | None = None, **changes: Any) ->
 @pytest.fixture
 def summary() -> SweepSummary:
     return make_summary()
+
+
+@pytest.fixture
+def old_summary() -> SweepSummary:
+    return as_before_verdicts(make_summary())
 
 
 @pytest.fixture

@@ -15,11 +15,30 @@ from markdown_it import MarkdownIt
 
 from fewbits.records.base import RunQuality
 from fewbits.records.plan import SelectionPolicy
-from fewbits.records.summary import Estimate, FrontierReason, QuantRow, RecommendationDetail, Session, SweepSummary
+from fewbits.records.summary import (
+    Decision,
+    DecisionLog,
+    DeterminismDetail,
+    DivergenceEstimate,
+    Estimate,
+    FirstDivergence,
+    FrontierReason,
+    QuantRow,
+    RecommendationDetail,
+    Session,
+    SweepSummary,
+    VerdictCode,
+    VerdictDetail,
+    VerdictReason,
+)
+from fewbits.records.summary import (
+    HypothesisEvidence as Evidence,
+)
 from fewbits.report.escape import markdown_name, markdown_text, visible
 from fewbits.report.markdown import render_markdown
 
 GOLDEN = Path(__file__).with_name("golden_report.md")
+OLD_GOLDEN = Path(__file__).with_name("golden_report_before_verdicts.md")
 PARSER = MarkdownIt("commonmark", {"html": True}).enable("table").enable("strikethrough")
 PIECES = ["<script>", "```", "![a](b)", "https://x.y", *"|`<>&\\*_[]()!#~-+=:@$\"'\n\r\t\x00\x1b\u202e\u200b\u2028 0aQ1."]
 NASTY = st.lists(st.one_of(st.characters(), st.sampled_from(PIECES)), max_size=25).map("".join)
@@ -76,6 +95,11 @@ def test_golden_report(summary: SweepSummary) -> None:
     if os.environ.get("FEWBITS_UPDATE_GOLDEN"):
         GOLDEN.write_text(document, encoding="utf-8")
     assert document == GOLDEN.read_text(encoding="utf-8")
+
+
+def test_a_summary_of_an_earlier_version_renders_as_before(old_summary: SweepSummary) -> None:
+    """As the version without verdicts wrote it, but for the name of the policy in the command: the default has changed."""
+    assert render_markdown(old_summary) == OLD_GOLDEN.read_text(encoding="utf-8")
 
 
 def test_recommendation_stands_before_every_table(summary: SweepSummary) -> None:
@@ -168,7 +192,13 @@ def poisoned(summary: SweepSummary, name: str) -> SweepSummary:
         pareto_quant_tags=(name,),
         objectives=(name, "total_latency:min"),
     )
-    detail = RecommendationDetail(minimum_viable_quant=name, best_value_quant=name, because=(name,), uncertain=(name,))
+    detail = RecommendationDetail(
+        minimum_viable_quant=name, best_value_quant=name, because=(name,), uncertain=(name,), missing=(name,), would_change=name
+    )
+    decided = Decision(quant_tag=name, verdict=VerdictCode.WORSE, after_items=1, after_block=0, p_value=0.01)
+    log = DecisionLog(
+        decisions=(decided,), undecided=(name,), items_available=1, items_asked=1, trials_run=1, trials_full_matrix=0
+    )
     shown = replace(
         session,
         model_id=name,
@@ -178,6 +208,7 @@ def poisoned(summary: SweepSummary, name: str) -> SweepSummary:
         efficiency_frontier=frontier,
         recommendation_detail=detail,
         recommendation=name,
+        decision_log=log,
     )
     return replace(
         summary,
@@ -206,8 +237,56 @@ def poisoned_row(row: QuantRow, name: str) -> QuantRow:
         invalid_reasons=(name,),
         run_quality_status=RunQuality.POLLUTED,
         dominated_by=(name,),
-        unavailable={"peak_memory_rss": name},
+        **poisoned_evidence(bad, name),
+        unavailable=dict.fromkeys(("peak_memory_rss", "verdict", "divergence", "determinism", "prompt_rate_ratio"), name),
     )
+
+
+def poisoned_evidence(bad: Estimate, name: str) -> dict[str, object]:
+    bounded = msgspec.structs.replace(bad, low=0.1, high=0.5)
+    test = Evidence(null_hypothesis=name, method=name, p_value=0.5, level=0.05, rejected=False)
+    verdict = VerdictDetail(
+        verdict=VerdictCode.UNRESOLVED,
+        reasons=(VerdictReason.TOO_FEW_ITEMS,),
+        difference=bounded,
+        margin=0.05,
+        method=name,
+        items_used=1,
+        minimum_detectable_effect=None,
+        further_items=None,
+        tests=(test,),
+    )
+    divergence = DivergenceEstimate(
+        text_name=name,
+        text_digest=name,
+        method=name,
+        engine=name,
+        engine_version=name,
+        windows=2,
+        positions=2,
+        mean_nats=bad,
+        p99_nats=None,
+        top_token_agreement=bounded,
+        perplexity_ratio=None,
+        reference_perplexity=None,
+        variant_perplexity=None,
+        floor_nats=None,
+        below_floor=None,
+        truncation_nats=None,
+        top_k=1,
+        lower_bound=None,
+        unavailable={"p99_nats": name},
+    )
+    determinism = DeterminismDetail(
+        cells=1,
+        same_output_rate=0.0,
+        same_outcome_rate=None,
+        agreement_floor=0.0,
+        deterministic=False,
+        channels=(name,),
+        first_divergence=FirstDivergence(task_id=name, channel=name, position=0, first=name, second=name),
+    )
+    return {"verdict": verdict, "divergence": divergence, "determinism": determinism, "latency_ratio": bounded}
 
 
 @given(text=NASTY)

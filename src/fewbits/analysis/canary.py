@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fewbits.analysis.run_quality import FOREIGN_REASONS
+from fewbits.analysis.attempts import is_disturbed
 from fewbits.analysis.statistics import rounded
 from fewbits.analysis.wording import count, listed, percent
 from fewbits.records.base import PollutionReason, TokenStatus, TrialStatus
 from fewbits.records.plan import CanaryPolicy
 from fewbits.records.summary import CanaryBlock, CanaryReason
-from fewbits.records.trial import Trial, TrialView
+from fewbits.records.trial import TrialView
 
 MIN_LATENCY_SAMPLES = 3
 """Two samples always look steady: a coefficient of variation needs at least three."""
@@ -53,11 +53,6 @@ class _Evidence:
         """Share of successful repeats that gave the most frequent text."""
         outputs = Counter(trial.output_sha256 for trial in self.kept if trial.status is TrialStatus.OK)
         return max(outputs.values()) / outputs.total() if outputs else None
-
-
-def is_disturbed(trial: Trial | TrialView) -> bool:
-    """Tell whether others disturbed a repeat, so that running it again can help (missing telemetry is no such thing)."""
-    return not FOREIGN_REASONS.isdisjoint(trial.run_quality_reasons)
 
 
 def judge_canary(

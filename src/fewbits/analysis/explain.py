@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from fewbits.analysis.explain_zones import zones_because, zones_headline, zones_missing
 from fewbits.analysis.recommend import Selection, utility
 from fewbits.analysis.wording import apart, count, listed, percent, points
 from fewbits.core.units import format_bytes, format_seconds
 from fewbits.records.base import Unavailable
-from fewbits.records.plan import SelectionPolicy
+from fewbits.records.plan import PolicyName, SelectionPolicy
 from fewbits.records.summary import Estimate, FrontierReason, QuantRow, RecommendationDetail
 from fewbits.records.variant import WarningCode
 
@@ -17,15 +18,37 @@ MIN_TASKS_TO_EXTRAPOLATE = 10
 """The width of an interval from fewer tasks is itself too uncertain to plan the next run with."""
 
 
-def explain(selection: Selection, policy: SelectionPolicy) -> tuple[str, RecommendationDetail]:
-    """Return the headline (one or two sentences) and the detail behind it."""
+_NO_BAR = frozenset(
+    {
+        FrontierReason.NO_REFERENCE,
+        FrontierReason.REFERENCE_INVALID,
+        FrontierReason.REFERENCE_NOT_SCORED,
+        FrontierReason.REFERENCE_BELOW_FLOOR,
+    }
+)
+
+
+def explain(selection: Selection, policy: SelectionPolicy, would_change: str = "") -> tuple[str, RecommendationDetail]:
+    """Return the headline (one or two sentences) and the detail behind it; `would_change` is passed through."""
+    zones = policy.name is PolicyName.THREE_ZONE and selection.reason not in _NO_BAR
     detail = RecommendationDetail(
         minimum_viable_quant=selection.minimum_viable.quant_tag if selection.minimum_viable else None,
         best_value_quant=selection.best_value.quant_tag if selection.best_value else None,
-        because=tuple(_because(selection, policy)),
-        uncertain=tuple(_uncertain(selection, policy)),
+        because=tuple(zones_because(selection, policy) if zones else _because(selection, policy)),
+        uncertain=tuple(_zones_uncertain(selection, policy) if zones else _uncertain(selection, policy)),
+        missing=tuple(zones_missing(selection, policy)) if zones else (),
+        would_change=would_change,
     )
-    return _headline(selection, policy), detail
+    return (zones_headline if zones else _headline)(selection, policy), detail
+
+
+def _zones_uncertain(selection: Selection, policy: SelectionPolicy) -> Iterable[str]:
+    """Yield what the verdicts do not cover."""
+    for row in _picks(selection):
+        if is_lossless(row) and not row.is_reference:
+            yield _lossless_sentence(row)
+    yield from _close_race(selection)
+    yield from _caveats(selection, policy)
 
 
 def is_lossless(row: QuantRow) -> bool:
@@ -80,6 +103,7 @@ def _why_none(selection: Selection, policy: SelectionPolicy) -> str:
             "this model cannot do this work at any precision."
         ),
         FrontierReason.NO_QUANT_MET_LIMITS: "No variant met the limits.",
+        FrontierReason.NOT_DECIDED: "",
         FrontierReason.OK: "",
     }
     return sentences[selection.reason]
@@ -87,7 +111,7 @@ def _why_none(selection: Selection, policy: SelectionPolicy) -> str:
 
 def _because(selection: Selection, policy: SelectionPolicy) -> Iterable[str]:
     reference, minimum = selection.reference, selection.minimum_adherence
-    if selection.reason not in {FrontierReason.OK, FrontierReason.NO_QUANT_MET_LIMITS}:
+    if selection.reason in _NO_BAR:
         yield _why_none(selection, policy)
         return
     if reference is not None and reference.adherence_score is not None and minimum is not None:

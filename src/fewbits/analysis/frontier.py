@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ def pareto_frontier(points: Sequence[FrontierPoint]) -> Frontier:
     if len({point.quant_tag for point in points}) != len(points):
         msg = "a quant tag appears twice"
         raise ValueError(msg)
-    memory = _memory_axis(points)
+    memory = memory_axis(points)
     axes = {point.quant_tag: _axes(point, memory) for point in points}
     beaten_by = {tag: [other for other, theirs in axes.items() if dominates(theirs, own)] for tag, own in axes.items()}
     members = {tag for tag, others in beaten_by.items() if not others}
@@ -53,7 +54,20 @@ def pareto_frontier(points: Sequence[FrontierPoint]) -> Frontier:
     return Frontier(objectives, dominated_by)
 
 
-def _memory_axis(points: Sequence[FrontierPoint]) -> str | None:
+class HasMemory(Protocol):
+    """Anything with the two sizes that can be the memory axis, in bytes."""
+
+    @property
+    def peak_memory_rss(self) -> int | None:
+        """Measured peak; `None`: not known."""
+
+    @property
+    def variant_bytes(self) -> int | None:
+        """Size of the file; `None`: not known."""
+
+
+def memory_axis(points: Sequence[HasMemory]) -> str | None:
+    """Return which size is compared: the first of peak memory and file size that every point has, else `None`."""
     for name in ("peak_memory_rss", "variant_bytes"):
         if points and all(getattr(point, name) is not None for point in points):
             return name

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 import msgspec
 
-from fewbits.analysis.frontier import Frontier, FrontierPoint, pareto_frontier
-from fewbits.records.plan import SelectionPolicy
-from fewbits.records.summary import EfficiencyFrontier, FrontierReason, QuantRow
+from fewbits.analysis.frontier import Frontier, FrontierPoint, memory_axis, pareto_frontier
+from fewbits.records.plan import PolicyName, SelectionPolicy
+from fewbits.records.summary import EfficiencyFrontier, FrontierReason, QuantRow, VerdictCode
 
 TOLERANCE = 1e-9
 """Limits are inclusive; 0.95 x 0.8 must not exclude 0.76 by rounding."""
+ACCEPTED = frozenset({VerdictCode.EQUIVALENT, VerdictCode.BETTER})
+"""Verdicts with which a variant may be recommended under `three-zone-v1`; the reference needs none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,27 +39,32 @@ class Selection:
 def select(rows: Sequence[QuantRow], policy: SelectionPolicy) -> Selection:
     """Judge the rows of one model and choose. Order of the rows never matters to the result.
 
-    A row takes part when it is valid, or has the numbers and `include_invalid` is on. It is eligible when its adherence
-    reaches both the floor and the threshold's share of the reference, and its median latency the ceiling. The reference
-    must itself be valid (or let in) and above the floor; otherwise nothing is recommended, because the bar means nothing.
+    A row takes part when it is valid, or has the numbers and `include_invalid` is on. Under `threshold-v1` it is eligible when
+    its adherence reaches both the floor and the threshold's share of the reference; under `three-zone-v1` when its verdict is
+    `EQUIVALENT` or `BETTER` (or it is the reference) and its adherence reaches the floor. Both ask for the latency ceiling. The
+    reference must itself be valid (or let in) and above the floor; otherwise nothing is recommended: the bar means nothing.
+    Under `three-zone-v1` nothing is recommended either while only the reference qualifies and another variant is undecided.
     """
     reference = next((row for row in rows if row.is_reference), None)
     reason = _reference_problem(reference, policy)
     minimum = None
     if reference is not None and reference.adherence_score is not None:
-        minimum = max(policy.adherence_floor, policy.adherence_threshold * reference.adherence_score)
-    frontier = _frontier([row for row in rows if takes_part(row, policy)])
+        minimum = max(policy.adherence_floor, _bar(reference.adherence_score, policy))
+    frontier = _frontier([row for row in rows if takes_part(row, policy)], reference)
     judged = tuple(_judge(row, policy, minimum, reason, frontier) for row in rows)
     eligible = [row for row in judged if row.eligible]
+    axis = memory_axis([row for row in judged if takes_part(row, policy)])
     if reason is FrontierReason.OK and not eligible:
         reason = FrontierReason.NO_QUANT_MET_LIMITS
+    if reason is FrontierReason.OK and _is_open(judged, eligible, policy):
+        reason, eligible = FrontierReason.NOT_DECIDED, []
     return Selection(
         rows=judged,
         reference=next((row for row in judged if row.is_reference), None),
         minimum_adherence=minimum,
         # ranks are unique in a session: bits per weight, then file size, then tag
         minimum_viable=min(eligible, key=lambda row: (row.quant_rank, row.quant_tag), default=None),
-        best_value=min(eligible, key=_value_order, default=None),
+        best_value=min(eligible, key=lambda row: _value_order(row, reference, policy, axis), default=None),
         reason=reason,
         objectives=frontier.objectives,
     )
@@ -75,9 +82,51 @@ def utility(row: QuantRow) -> float:
     return row.adherence_score / row.total_latency
 
 
-def _value_order(row: QuantRow) -> tuple[float, float, float, int, str]:
-    """Best first: utility, then adherence, then lower latency, then more bits per weight, then tag (roadmap, phase 4)."""
-    return (-round(utility(row), 9), -(row.adherence_score or 0.0), row.total_latency or 0.0, -row.quant_rank, row.quant_tag)
+def _bar(reference_score: float, policy: SelectionPolicy) -> float:
+    """Return the adherence that a variant's point estimate is held against: a share of the reference's, or the margin's edge."""
+    if policy.name is PolicyName.THRESHOLD:
+        return policy.adherence_threshold * reference_score
+    return reference_score - policy.equivalence_margin
+
+
+def _is_open(rows: Sequence[QuantRow], eligible: Sequence[QuantRow], policy: SelectionPolicy) -> bool:
+    """Tell whether nothing but the reference is proven while another variant may still turn out to be."""
+    if policy.name is PolicyName.THRESHOLD or any(not row.is_reference for row in eligible):
+        return False
+    open_rows = (row for row in rows if row.verdict is not None and row.verdict.verdict is VerdictCode.UNRESOLVED)
+    return any(takes_part(row, policy) for row in open_rows)
+
+
+def comparable_latency(row: QuantRow, reference: QuantRow | None) -> float | None:
+    """Return median seconds on the reference's items: the reference's median x the ratio within blocks, where there is one.
+
+    Deciding asks some variants fewer items than others, so their own medians are not of the same work.
+    """
+    if row.is_reference or reference is None or reference.total_latency is None or row.latency_ratio is None:
+        return row.total_latency
+    return reference.total_latency * row.latency_ratio.value
+
+
+def comparable_adherence(row: QuantRow, reference: QuantRow | None) -> float | None:
+    """Return adherence on the reference's items: the reference's mean + the paired difference, where there is one."""
+    if row.is_reference or reference is None or reference.adherence_score is None or row.adherence_difference is None:
+        return row.adherence_score
+    return reference.adherence_score + row.adherence_difference.value
+
+
+def _value_order(
+    row: QuantRow, reference: QuantRow | None, policy: SelectionPolicy, axis: str | None
+) -> tuple[float, float, float, int, str]:
+    """Best first. `axis` names the size that memory is compared by.
+
+    `threshold-v1`: utility, then adherence, then lower latency, then more bits per weight, then tag (roadmap, phase 4). Under
+    `three-zone-v1` the accepted are as good as the reference, so: lower latency, then less memory, then fewer bits, then tag.
+    """
+    if policy.name is PolicyName.THRESHOLD:
+        return (-round(utility(row), 9), -(row.adherence_score or 0.0), row.total_latency or 0.0, -row.quant_rank, row.quant_tag)
+    latency = comparable_latency(row, reference) or 0.0
+    memory = float(getattr(row, axis)) if axis else 0.0
+    return (round(latency, 6), memory, 0.0, row.quant_rank, row.quant_tag)
 
 
 def _reference_problem(reference: QuantRow | None, policy: SelectionPolicy) -> FrontierReason:
@@ -92,14 +141,15 @@ def _reference_problem(reference: QuantRow | None, policy: SelectionPolicy) -> F
     return FrontierReason.OK
 
 
-def _frontier(rows: Sequence[QuantRow]) -> Frontier:
-    return pareto_frontier(
-        [
-            FrontierPoint(row.quant_tag, row.adherence_score, row.total_latency, row.peak_memory_rss, row.variant_bytes)
-            for row in rows
-            if row.adherence_score is not None and row.total_latency is not None
-        ]
-    )
+def _frontier(rows: Sequence[QuantRow], reference: QuantRow | None) -> Frontier:
+    points = []
+    for row in rows:
+        adherence, latency = comparable_adherence(row, reference), comparable_latency(row, reference)
+        if adherence is not None and latency is not None:
+            # six decimals, as stored: a difference and a mean that were rounded apart must not break a tie
+            point = FrontierPoint(row.quant_tag, round(adherence, 6), round(latency, 6), row.peak_memory_rss, row.variant_bytes)
+            points.append(point)
+    return pareto_frontier(points)
 
 
 def _judge(row: QuantRow, policy: SelectionPolicy, minimum: float | None, reason: FrontierReason, frontier: Frontier) -> QuantRow:
@@ -110,10 +160,18 @@ def _judge(row: QuantRow, policy: SelectionPolicy, minimum: float | None, reason
         row,
         meets_adherence=meets_adherence,
         meets_latency=meets_latency,
-        eligible=reason is FrontierReason.OK and takes_part(row, policy) and meets_adherence and meets_latency,
+        eligible=reason is FrontierReason.OK
+        and takes_part(row, policy)
+        and (meets_adherence if policy.name is PolicyName.THRESHOLD else _is_accepted(row, policy))
+        and meets_latency,
         on_frontier=dominators == (),
         dominated_by=dominators or (),
     )
+
+
+def _is_accepted(row: QuantRow, policy: SelectionPolicy) -> bool:
+    proven = row.is_reference or (row.verdict is not None and row.verdict.verdict in ACCEPTED)
+    return proven and row.adherence_score is not None and row.adherence_score >= policy.adherence_floor - TOLERANCE
 
 
 def frontier_block(selection: Selection, policy: SelectionPolicy) -> EfficiencyFrontier:

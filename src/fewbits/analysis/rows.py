@@ -56,6 +56,8 @@ class RowDraft:
 
     row: QuantRow
     task_scores: dict[str, float]
+    timed: Mask
+    """`bool[trials]`: whose times count."""
 
 
 def build_row(source: RowInput) -> RowDraft:
@@ -98,7 +100,7 @@ def build_row(source: RowInput) -> RowDraft:
         dominated_by=(),
         unavailable=missing,
     )
-    return RowDraft(row, task_scores)
+    return RowDraft(row, task_scores, timed)
 
 
 def _identity(source: RowInput) -> dict[str, Any]:

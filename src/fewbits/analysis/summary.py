@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from operator import attrgetter
 from typing import Any
 
 import msgspec
 
+from fewbits.analysis.attempts import rerun_budget
+from fewbits.analysis.compare import Evidence, complete_row, judge_session, with_uncertainty
+from fewbits.analysis.determinism import first_differing_pair
 from fewbits.analysis.explain import explain
+from fewbits.analysis.ranking import Artifacts, nominal_bits, reference_tag, session_ranks
 from fewbits.analysis.recommend import frontier_block, select
 from fewbits.analysis.rows import RowDraft, RowInput, build_row, compare_with_reference, missing_telemetry
 from fewbits.analysis.statistics import rounded
 from fewbits.analysis.trial_table import Group, TrialTable, build_table
-from fewbits.core.errors import IdentityError, SpecError
+from fewbits.core.errors import IdentityError
 from fewbits.records.base import RunQuality
 from fewbits.records.plan import Plan, SelectionPolicy
-from fewbits.records.schemes import find_scheme
 from fewbits.records.summary import (
     CanaryBlock,
+    DivergenceEstimate,
     Provenance,
     RunQualityDiagnostics,
     Session,
@@ -28,9 +32,7 @@ from fewbits.records.summary import (
     SweepSummary,
 )
 from fewbits.records.trial import TrialView
-from fewbits.records.variant import Artifact
 
-Artifacts = Mapping[tuple[str, str], Artifact]
 _CONTROL_FIELDS = ("affinity", "context_size", "max_tokens", "seed", "temperature", "threads")
 
 
@@ -42,8 +44,14 @@ def summarise(
     canary: CanaryBlock,
     journal_digest: str,
     fewbits_version: str,
+    divergence: Mapping[tuple[str, str], DivergenceEstimate] | None = None,
+    harm_ps: Mapping[tuple[str, str], float | None] | None = None,
+    read_texts: Callable[[frozenset[str]], Mapping[str, str]] | None = None,
 ) -> SweepSummary:
     """Return the summary of a run, finished or not.
+
+    `divergence` and `harm_ps` (the harm test's p-values) map (model id, quant tag) to what `divergence.jsonl` shows; `read_texts`
+    returns the outputs of a few trials by id: it is asked only where two runs of one cell differ, to show where.
 
     `artifacts` maps (model id, quant tag) to manifests; a variant without one keeps its row, with `null` sizes.
     Trials of other phases than `matrix` are skipped. Raises `StoreError` when the journal holds rows that are not the
@@ -51,7 +59,11 @@ def summarise(
     """
     table = build_table(plan, trials)
     _check_weights(artifacts, table)
-    sessions = tuple(_session(plan, model.model_id, artifacts, table) for model in plan.models)
+    differing = _differing_trials(table) if read_texts is not None else frozenset()
+    texts = read_texts(differing) if read_texts is not None and differing else {}
+    evidence = Evidence(artifacts, divergence or {}, harm_ps or {}, texts)
+    sessions = tuple(_session(plan, model.model_id, evidence, table) for model in plan.models)
+    expected = sum(row.expected_runs for session in sessions for row in session.per_quant)
     started = [moment for group in table.groups.values() for moment in group.values("started_at")]
     return SweepSummary(
         commit_sha=plan.commit_sha,
@@ -71,27 +83,35 @@ def summarise(
         quality_policy=plan.spec.quality,
         selection_policy=plan.spec.policy,
         canary=canary,
-        complete=table.counted >= plan.trials_total,
-        trials_expected=plan.trials_total,
+        complete=table.counted >= expected,
+        trials_expected=expected,
         trials_counted=table.counted,
         sessions=sessions,
         stability_kpis=_kpis(sessions, table, plan.spec.policy),
-        run_quality=_diagnostics(table),
+        run_quality=_diagnostics(table, plan),
     )
 
 
-def _session(plan: Plan, model_id: str, artifacts: Artifacts, table: TrialTable) -> Session:
+def _differing_trials(table: TrialTable) -> frozenset[str]:
+    """Return the ids of the trials whose texts are needed to show where runs of one cell first part; mostly none."""
+    pairs = (first_differing_pair(runs) for runs in table.all_runs.values())
+    return frozenset(trial.trial_id for pair in pairs if pair is not None for trial in pair)
+
+
+def _session(plan: Plan, model_id: str, evidence: Evidence, table: TrialTable) -> Session:
     tags = tuple(dict.fromkeys(plan.spec.quants))
-    ranks = rank_quants({tag: artifacts.get((model_id, tag)) for tag in tags})
-    reference_tag = plan.spec.reference_quant or max(tags, key=lambda tag: _reference_order(tag, ranks, artifacts, model_id))
+    ranks = session_ranks(plan, model_id, evidence.artifacts)
+    reference_name = reference_tag(plan, model_id, evidence.artifacts)
+    groups = {tag: table.groups.get((model_id, tag), Group(())) for tag in tags}
+    verdicts = judge_session(plan, model_id, reference_name, groups, evidence)
     drafts = {
         tag: build_row(
             RowInput(
                 quant_tag=tag,
                 rank=ranks[tag],
-                artifact=artifacts.get((model_id, tag)),
-                group=table.groups.get((model_id, tag), Group(())),
-                expected_runs=len(plan.tasks) * plan.spec.runs_per_quant,
+                artifact=evidence.artifacts.get((model_id, tag)),
+                group=groups[tag],
+                expected_runs=verdicts.expected_runs[tag],
                 policy=plan.spec.quality,
                 include_invalid=plan.spec.policy.include_invalid,
                 ranked_by_tag=nominal_bits(tag) is not None,
@@ -99,55 +119,24 @@ def _session(plan: Plan, model_id: str, artifacts: Artifacts, table: TrialTable)
         )
         for tag in tags
     }
-    reference: RowDraft | None = drafts.get(reference_tag)
+    reference: RowDraft | None = drafts.get(reference_name)
     ordered = sorted(drafts.values(), key=lambda draft: -draft.row.quant_rank)
-    selection = select([compare_with_reference(draft, reference) for draft in ordered], plan.spec.policy)
-    headline, detail = explain(selection, plan.spec.policy)
+    compared = [compare_with_reference(draft, reference) for draft in ordered]
+    rows = [complete_row(row, model_id, verdicts, table, evidence) for row in compared]
+    selection, change = with_uncertainty(select(rows, plan.spec.policy), drafts, groups, plan.spec.policy)
+    headline, detail = explain(selection, plan.spec.policy, change)
     engine, version = _engine([table.groups[key] for key in sorted(table.groups) if key[0] == model_id])
     return Session(
         model_id=model_id,
-        baseline_quant=reference_tag,
+        baseline_quant=reference_name,
         engine=engine,
         engine_version=version,
         per_quant=selection.rows,
         efficiency_frontier=frontier_block(selection, plan.spec.policy),
         recommendation_detail=detail,
         recommendation=headline,
+        decision_log=verdicts.decision_log,
     )
-
-
-def nominal_bits(tag: str) -> float | None:
-    """Return the bits per weight that a tag stands for; `None` for a tag that is no llama.cpp scheme."""
-    try:
-        return find_scheme(tag).nominal_bits_per_weight
-    except SpecError:
-        return None
-
-
-def rank_quants(artifacts: Mapping[str, Artifact | None]) -> dict[str, int]:
-    """Return tag -> rank, 0 = fewest bits per weight; ties by file size, then tag, so ranks are unique.
-
-    Measured bits count; without a file the tag's nominal ones. A variant about which neither is known ranks highest:
-    it must never win as the one with the fewest bits.
-    """
-
-    def order(tag: str) -> tuple[float, int, str]:
-        artifact = artifacts[tag]
-        bits = _bits(tag, artifact)
-        return (math.inf if bits is None else bits, artifact.bytes or 0 if artifact else 0, tag)
-
-    return {tag: rank for rank, tag in enumerate(sorted(artifacts, key=order))}
-
-
-def _bits(tag: str, artifact: Artifact | None) -> float | None:
-    if artifact is not None and artifact.bits_per_weight is not None:
-        return artifact.bits_per_weight
-    return nominal_bits(tag)
-
-
-def _reference_order(tag: str, ranks: Mapping[str, int], artifacts: Artifacts, model_id: str) -> tuple[bool, int]:
-    """Highest precision that is known; a variant of unknown precision is the reference only when there is no other."""
-    return (_bits(tag, artifacts.get((model_id, tag))) is not None, ranks[tag])
 
 
 def _check_weights(artifacts: Artifacts, table: TrialTable) -> None:
@@ -214,13 +203,18 @@ def _kpis(sessions: tuple[Session, ...], table: TrialTable, policy: SelectionPol
     )
 
 
-def _diagnostics(table: TrialTable) -> RunQualityDiagnostics:
+def _diagnostics(table: TrialTable, plan: Plan) -> RunQualityDiagnostics:
     polluted = [trial for trial in table.trials() if trial.run_quality_status is RunQuality.POLLUTED]
     reasons = Counter(reason.value for trial in polluted for reason in trial.run_quality_reasons)
+    clean = table.counted - len(polluted)
     return RunQualityDiagnostics(
         trials=table.counted,
-        clean=table.counted - len(polluted),
+        clean=clean,
         polluted=len(polluted),
         reasons=dict(sorted(reasons.items())),
         superseded_attempts=table.superseded,
+        clean_share=rounded(clean / table.counted) if table.counted else None,
+        first_attempt_clean_share=rounded(table.first_clean / table.counted) if table.counted else None,
+        reruns=table.superseded,
+        rerun_budget=rerun_budget(plan),
     )

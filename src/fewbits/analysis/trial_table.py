@@ -8,10 +8,10 @@ from functools import cached_property
 from operator import attrgetter
 from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from fewbits.analysis.attempts import counted
 from fewbits.core.errors import StoreError
 from fewbits.records.base import RunQuality, TokenStatus, TrialStatus
 from fewbits.records.plan import Plan
@@ -21,6 +21,8 @@ Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 Codes = npt.NDArray[np.intp]
 Cell = tuple[str, str, str, int]
+MATRIX, DETERMINISM = "matrix", "determinism"
+"""Phases of a journal row: the planned trials, and the repeats that only show whether a variant repeats itself."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,10 @@ class TrialTable:
 
     groups: dict[tuple[str, str], Group]
     superseded: int
+    first_clean: int
+    """Cells whose first attempt was clean."""
+    all_runs: dict[tuple[str, str], tuple[TrialView, ...]]
+    """Every run of every cell, all attempts and the repeats for determinism included."""
 
     @property
     def counted(self) -> int:
@@ -105,44 +111,46 @@ class TrialTable:
 
 
 def build_table(plan: Plan, trials: Iterable[TrialView]) -> TrialTable:
-    """Group the matrix trials of a plan; the last attempt of a cell counts, earlier ones are superseded.
+    """Group the matrix trials of a plan; one attempt of each cell counts (`attempts.counted`), the others are superseded.
 
     Raises `StoreError` for a row of another plan or outside the plan's matrix: such a journal cannot be trusted.
     """
-    latest: dict[Cell, TrialView] = {}
-    seen = 0
+    attempts: dict[Cell, list[TrialView]] = {}
+    repeats: dict[tuple[str, str], list[TrialView]] = {}
     digest = plan.digest
     for trial in trials:
-        if trial.phase != "matrix":
+        if trial.phase not in (MATRIX, DETERMINISM):
             continue
         if trial.plan_digest != digest:
             msg = f"trial of {trial.quant_tag} on {trial.task_id} belongs to another plan ({trial.plan_digest[:12]})"
             raise StoreError(msg)
-        seen += 1
-        key = (trial.model_id, trial.quant_tag, trial.task_id, trial.repetition)
-        known = latest.get(key)
-        if known is None or _supersedes(trial, known):
-            latest[key] = trial
-    _refuse_strangers(plan, latest)
+        if trial.phase == DETERMINISM:
+            repeats.setdefault((trial.model_id, trial.quant_tag), []).append(trial)
+        else:
+            attempts.setdefault((trial.model_id, trial.quant_tag, trial.task_id, trial.repetition), []).append(trial)
+    _refuse_strangers(plan, attempts)
     by_variant: dict[tuple[str, str], list[TrialView]] = {}
-    for key in sorted(latest):
-        by_variant.setdefault(key[:2], []).append(latest[key])
-    return TrialTable({key: Group(tuple(rows)) for key, rows in by_variant.items()}, superseded=seen - len(latest))
+    for key in sorted(attempts):
+        rows = attempts[key]
+        by_variant.setdefault(key[:2], []).append(rows[0] if len(rows) == 1 else counted(rows))
+        repeats.setdefault(key[:2], []).extend(rows)
+    multiple = [rows for rows in attempts.values() if len(rows) > 1]
+    return TrialTable(
+        {key: Group(tuple(rows)) for key, rows in by_variant.items()},
+        superseded=sum(len(rows) - 1 for rows in multiple),
+        first_clean=sum(_first_is_clean(rows) for rows in attempts.values()),
+        all_runs={key: tuple(rows) for key, rows in repeats.items()},
+    )
 
 
-def _supersedes(one: TrialView, other: TrialView) -> bool:
-    """Later attempts win. The rest of the key only makes the choice independent of row order."""
-    if one.attempt != other.attempt:
-        return one.attempt > other.attempt
-    if one.started_at != other.started_at:
-        return one.started_at > other.started_at
-    return msgspec.json.encode(one) > msgspec.json.encode(other)
+def _first_is_clean(rows: list[TrialView]) -> bool:
+    return min(rows, key=lambda trial: trial.attempt).run_quality_status is RunQuality.CLEAN
 
 
-def _refuse_strangers(plan: Plan, latest: dict[Cell, TrialView]) -> None:
+def _refuse_strangers(plan: Plan, cells: Iterable[Cell]) -> None:
     models = {model.model_id for model in plan.models}
     quants, tasks = set(plan.spec.quants), {task.task_id for task in plan.tasks}
-    for model, quant, task, repetition in latest:
+    for model, quant, task, repetition in cells:
         if model in models and quant in quants and task in tasks and repetition >= 0:
             continue
         msg = f"trial of {model} {quant} on {task}, repetition {repetition}, is not part of the plan"

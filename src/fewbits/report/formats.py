@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from fewbits.core.units import format_bytes, format_seconds
@@ -13,7 +14,7 @@ _MINUTE_SECONDS = 60
 
 
 def score(value: float | None) -> str:
-    """Format a score or ratio 0..1 with three decimals; `None` becomes an em dash."""
+    """Format a score or a ratio with three decimals; `None` becomes an em dash."""
     return MISSING if value is None else _rounded(value, 3)
 
 
@@ -61,7 +62,7 @@ def size(size_bytes: int | None) -> str:
 
 
 def score_estimate(estimate: Estimate | None) -> str:
-    """Format a score with its interval: `0.612 [0.540, 0.683]`."""
+    """Format a score or a ratio to the reference with its interval: `0.612 [0.540, 0.683]`."""
     if estimate is None:
         return MISSING
     return score(estimate.value) + _interval(estimate, score)
@@ -79,6 +80,34 @@ def seconds_estimate(estimate: Estimate | None) -> str:
     if estimate is None:
         return MISSING
     return seconds(estimate.value) + _interval(estimate, lambda bound: _bound_seconds(bound, estimate.value))
+
+
+def nats(value: float | None) -> str:
+    """Format a divergence with three significant digits, but at most six decimals, and never an exponent."""
+    if value is None:
+        return MISSING
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    return _rounded(value, min(6, max(2, 2 - math.floor(math.log10(abs(value))))))
+
+
+def nats_estimate(estimate: Estimate | None) -> str:
+    """Format a divergence with its interval: `0.0123 [0.0110, 0.0141]`."""
+    if estimate is None:
+        return MISSING
+    return nats(estimate.value) + _interval(estimate, nats)
+
+
+def percent_estimate(estimate: Estimate | None) -> str:
+    """Format a rate 0..1 with its interval: `93.1 % [91.8 %, 94.2 %]`."""
+    if estimate is None:
+        return MISSING
+    return percent(estimate.value) + _interval(estimate, percent)
+
+
+def p_value(value: float) -> str:
+    """Format a p-value: three decimals, `under 0.001` below."""
+    return "under 0.001" if value < 0.001 else _rounded(value, 3)
 
 
 def _bound_seconds(bound: float, beside: float) -> str:

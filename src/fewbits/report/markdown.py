@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from fewbits.records.plan import PolicyName, SelectionPolicy
 from fewbits.records.summary import Estimate, QuantRow, Session, SweepSummary
 from fewbits.report import formats
 from fewbits.report.escape import markdown_name, markdown_text
+from fewbits.report.evidence import measurement_blocks, verdict_blocks
 from fewbits.report.method import legend_section, method_section, reproduce_section, stability_section
 from fewbits.report.picture import render_frontier_text
 from fewbits.report.svg import frontier_svg_name
@@ -35,7 +37,7 @@ def render_markdown(summary: SweepSummary, include_invalid: bool = False) -> str
     blocks += method_section(summary)
     blocks += stability_section(summary)
     blocks += reproduce_section(summary)
-    blocks += legend_section()
+    blocks += legend_section(summary)
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
@@ -59,21 +61,23 @@ def _notices(summary: SweepSummary, include_invalid: bool) -> list[str]:
 
 
 def _session_blocks(session: Session, summary: SweepSummary, include_invalid: bool) -> list[str]:
-    model = markdown_name(session.model_id)
+    model, policy = markdown_name(session.model_id), summary.selection_policy
     return [
         f"## {model}",
         _recommendation(session),
         "### The variants",
-        _main_table(session),
+        _main_table(session, policy.name),
         _gaps(session),
         *_source_warnings(session),
         "### The frontier",
         "```text\n" + render_frontier_text(session, include_invalid) + "\n```",
         f"![Adherence against median latency]({frontier_svg_name(session.model_id)})",
-        _frontier_note(session),
+        _frontier_note(session, policy),
+        *verdict_blocks(session, policy),
         "### What is uncertain",
         _uncertainty(session, summary),
         *_bucket_blocks(session),
+        *measurement_blocks(session, policy),
         "### The files and the trials",
         _files_table(session),
         _trials_table(session),
@@ -94,9 +98,12 @@ def _recommendation(session: Session) -> str:
             lines.append(f"- *reference:* {markdown_name(reference.quant_tag)}: {_numbers(reference)}")
     else:
         lines += ["## No variant is recommended", "", markdown_text(session.recommendation)]
-    because = session.recommendation_detail.because
-    if because:
-        lines += ["", "**Because**", "", *(f"- {markdown_text(sentence)}" for sentence in because)]
+    detail = session.recommendation_detail
+    for heading, sentences in (("Because", detail.because), ("Not decided", detail.missing)):
+        if sentences:
+            lines += ["", f"**{heading}**", "", *(f"- {markdown_text(sentence)}" for sentence in sentences)]
+    if detail.would_change:
+        lines += ["", f"**What would change it:** {markdown_text(detail.would_change)}"]
     return "\n".join(f"> {line}".rstrip() for line in lines)
 
 
@@ -126,7 +133,7 @@ def _latency(row: QuantRow) -> str:
     return formats.seconds_estimate(row.latency_median) if row.latency_median else formats.seconds(row.total_latency)
 
 
-def _main_table(session: Session) -> str:
+def _main_table(session: Session, policy: PolicyName) -> str:
     header = (
         "quant",
         "bits per weight",
@@ -139,11 +146,11 @@ def _main_table(session: Session) -> str:
         "peak memory",
         "verdict",
     )
-    rows = [_main_row(session, row) for row in session.per_quant]
+    rows = [_main_row(session, row, policy) for row in session.per_quant]
     return "\n\n".join([table(header, rows, numeric=range(1, 9)), _interval_note(session)])
 
 
-def _main_row(session: Session, row: QuantRow) -> list[str]:
+def _main_row(session: Session, row: QuantRow, policy: PolicyName) -> list[str]:
     cells = [
         formats.bits(row.bits_per_weight),
         formats.size(row.variant_bytes),
@@ -157,12 +164,12 @@ def _main_row(session: Session, row: QuantRow) -> list[str]:
     if not row.valid:
         cells = [cell if cell == formats.MISSING else f"*{cell}*" for cell in cells]
     name = markdown_name(row.quant_tag) + (_WARNED if row.warnings else "")
-    return [name, *cells, _verdict(session, row)]
+    return [name, *cells, _verdict(session, row, policy)]
 
 
-def _verdict(session: Session, row: QuantRow) -> str:
+def _verdict(session: Session, row: QuantRow, policy: PolicyName) -> str:
     words = [f"**{pick}**" for pick in pick_words(session, row)]
-    words += [markdown_text(standing) for standing in standing_words(row)]
+    words += [markdown_text(standing) for standing in standing_words(row, policy)]
     if row.dominated_by:
         words.append("dominated by " + ", ".join(markdown_name(tag) for tag in row.dominated_by))
     return "; ".join(words) or "outside the frontier"
@@ -219,20 +226,27 @@ def _source_warnings(session: Session) -> list[str]:
     return [f"**†\u00a0Read this about the source before using the numbers:**\n\n{bullets(sentences)}"]
 
 
-def _frontier_note(session: Session) -> str:
+def _frontier_note(session: Session, policy: SelectionPolicy) -> str:
     frontier = session.efficiency_frontier
     members = ", ".join(markdown_name(tag) for tag in frontier.pareto_quant_tags) or "none"
-    minimum = formats.score(frontier.minimum_adherence)
     memory = memory_axis(session)
     hidden = f" A member may look beaten in the picture and still earn its place by {memory}." if memory else ""
     return "\n".join(
         [
             f"- Frontier over {markdown_text(objective_words(frontier))}: {members}.{hidden}",
-            f"- Limits: adherence at least {minimum} (the larger of {formats.score(frontier.adherence_threshold)} of the "
-            f"reference's and the floor of {formats.score(frontier.adherence_floor)}), median latency at most "
-            f"{formats.seconds(frontier.latency_ceiling)}.",
+            f"- Limits: {_limits(session, policy)}, median latency at most {formats.seconds(frontier.latency_ceiling)}.",
         ]
     )
+
+
+def _limits(session: Session, policy: SelectionPolicy) -> str:
+    frontier = session.efficiency_frontier
+    floor = formats.score(frontier.adherence_floor)
+    share = f"{formats.score(frontier.adherence_threshold)} of the reference's"
+    if policy.name is PolicyName.THRESHOLD or all(row.verdict is None for row in session.per_quant):
+        return f"adherence at least {formats.score(frontier.minimum_adherence)} (the larger of {share} and the floor of {floor})"
+    edge = formats.score(frontier.minimum_adherence)
+    return f"a verdict of EQUIVALENT or BETTER, adherence at least {floor}; the line in the picture, {edge}, is the margin's edge"
 
 
 def _uncertainty(session: Session, summary: SweepSummary) -> str:
@@ -253,6 +267,10 @@ def _estimates(row: QuantRow) -> tuple[tuple[str, Estimate | None], ...]:
         ("difference to the reference", row.adherence_difference),
         ("median latency", row.latency_median),
         ("p95 latency", row.latency_p95),
+        ("latency ratio", row.latency_ratio),
+        ("tokens/s ratio", row.generation_rate_ratio),
+        ("prompt tokens/s ratio", row.prompt_rate_ratio),
+        ("mean divergence", row.divergence.mean_nats if row.divergence else None),
     )
 
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import msgspec
 
+from fewbits.records.plan import PolicyName, SelectionPolicy
 from fewbits.records.summary import CanaryBlock, SweepSummary
 from fewbits.report import formats
 from fewbits.report.escape import markdown_name, markdown_text
+from fewbits.report.evidence import has_evidence
 from fewbits.report.tables import bullets, plain_value, table, value_cell
-from fewbits.report.verdicts import reason_words
+from fewbits.report.verdicts import clean_words, reason_words, rerun_words
 
 _DIGEST_DIGITS = 16
 
@@ -20,8 +22,18 @@ _LEGEND = (
     ("difference", "adherence minus the reference's, paired by task"),
     ("reference", "the variant that the others are compared with; by default the one with the most bits per weight"),
     ("bits per weight", "8 x bytes of all tensors / number of weights, read from the file; the tag is only a name"),
-    ("minimum viable", "the fewest bits per weight within both limits"),
-    ("best value", "the best adherence for its latency within both limits"),
+)
+_PICK_LEGEND = {
+    PolicyName.THRESHOLD: (
+        ("minimum viable", "the fewest bits per weight within both limits"),
+        ("best value", "the best adherence for its latency within both limits"),
+    ),
+    PolicyName.THREE_ZONE: (
+        ("minimum viable", "the fewest bits per weight among the reference and the variants that are proven as good"),
+        ("best value", "the lowest latency among them"),
+    ),
+}
+_MARK_LEGEND = (
     ("frontier", "variants that no other valid variant beats in one objective without losing in another"),
     ("dominated", "another variant is at least as good in every objective and better in one"),
     ("median latency, p95", "wall-clock seconds of a whole trial: half, or 95 %, of the clean trials were at most this long"),
@@ -32,6 +44,21 @@ _LEGEND = (
     ("lossless by construction", "the variant has the source's own number format, so equality says nothing about the bits"),
     ("—", "not measured; the reason is given where one was recorded"),
 )
+_EVIDENCE_LEGEND = (
+    ("EQUIVALENT", "two one-sided tests put the difference to the reference inside the margin"),
+    ("WORSE", "a loss on the same items is proven, or the divergence is proven to lie above the harm line"),
+    ("BETTER", "a gain on the same items is proven"),
+    ("UNRESOLVED", "not decidable yet; what is missing stands beside it"),
+    ("margin", "the largest difference of adherence that still counts as the same; fixed before any result"),
+    ("refuted", "the opposite of what is claimed has a p-value under its level; levels share the session's error (Holm)"),
+    ("KL divergence", "nats per token by which the variant's next-token distribution misses the reference's; 0 is no difference"),
+    ("floor", "the divergence of the reference from itself at another thread count: the instrument sees nothing below it"),
+    ("harm line", "a mean divergence that no useful variant reaches"),
+    ("perplexity ratio", "perplexity of the variant / of the reference on the same tokens"),
+    ("ratio to the reference", "variant / reference for the same item in the same block, median over pairs"),
+    ("repeat", "the same request with the same seed, asked again; text, finish reason, token count and score are compared"),
+)
+"""Words of the sections in `fewbits.report.evidence`."""
 
 
 def method_section(summary: SweepSummary) -> list[str]:
@@ -46,7 +73,7 @@ def method_section(summary: SweepSummary) -> list[str]:
         ("trials", f"{summary.trials_counted} of {summary.trials_expected} planned"),
         ("first and last trial", markdown_text(_span(summary))),
         ("quality policy", markdown_name(summary.quality_policy.name)),
-        ("selection policy", markdown_name(summary.selection_policy.name)),
+        ("selection policy", _selection_policy(summary.selection_policy)),
     ]
     return [
         "## How it was measured",
@@ -56,6 +83,18 @@ def method_section(summary: SweepSummary) -> list[str]:
         "### Canary",
         _canary(summary.canary),
     ]
+
+
+def _selection_policy(policy: SelectionPolicy) -> str:
+    name = markdown_name(policy.name)
+    if policy.name is PolicyName.THRESHOLD:
+        return name
+    return (
+        f"{name}: margin ±{formats.score(policy.equivalence_margin)}, error level {formats.percent(policy.error_level)} per "
+        f"session and kind of verdict (the divergence test spends {formats.percent(policy.divergence_error_level)} of WORSE's), "
+        f"harm line {formats.nats(policy.divergence_harm_nats)} nats, adherence floor {formats.score(policy.adherence_floor)}, "
+        f"latency ceiling {formats.seconds(policy.latency_ceiling)}"
+    )
 
 
 def _span(summary: SweepSummary) -> str:
@@ -116,9 +155,10 @@ def stability_section(summary: SweepSummary) -> list[str]:
     quality, kpis = summary.run_quality, summary.stability_kpis
     reasons = ", ".join(f"{markdown_text(reason_words(code))} ({count})" for code, count in sorted(quality.reasons.items()))
     sentences = [
-        f"{quality.clean} of {quality.trials} trials were clean, {quality.polluted} polluted"
-        + (f": {reasons}." if reasons else "."),
+        f"{clean_words(quality)}, {quality.polluted} polluted" + (f": {reasons}." if reasons else "."),
     ]
+    if rerun_words(quality):
+        sentences.append(rerun_words(quality))
     if quality.superseded_attempts:
         sentences.append(f"{quality.superseded_attempts} earlier attempts were replaced by a later one of the same cell.")
     rows = [
@@ -160,7 +200,12 @@ def _command(summary: SweepSummary) -> str:
         ("--threads", controls.threads),
         ("--affinity-policy", controls.affinity_policy),
         ("--warmup-steps", controls.warmup_steps),
-        ("--adherence-threshold", policy.adherence_threshold),
+        ("--selection-policy", policy.name.value),
+        (
+            ("--adherence-threshold", policy.adherence_threshold)
+            if policy.name is PolicyName.THRESHOLD
+            else ("--equivalence-margin", policy.equivalence_margin)
+        ),
         ("--latency-ceiling", policy.latency_ceiling),
     ]
     words = [(flag, plain_value(value)) for flag, value in flags if value not in (None, "")]
@@ -175,6 +220,8 @@ def _command(summary: SweepSummary) -> str:
     return f"```sh\n{lines}\n```\n\n{note}"
 
 
-def legend_section() -> list[str]:
-    """Return the blocks that explain the terms."""
-    return ["## The words", table(("term", "meaning"), [[f"**{term}**", meaning] for term, meaning in _LEGEND])]
+def legend_section(summary: SweepSummary) -> list[str]:
+    """Return the blocks that explain the terms that this report uses."""
+    evidence = _EVIDENCE_LEGEND if has_evidence(summary) else ()
+    terms = [*_LEGEND, *_PICK_LEGEND[summary.selection_policy.name], *_MARK_LEGEND, *evidence]
+    return ["## The words", table(("term", "meaning"), [[f"**{term}**", meaning] for term, meaning in terms])]

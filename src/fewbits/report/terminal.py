@@ -6,22 +6,27 @@ objects, never into console markup, and only after hidden characters were made v
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from fewbits.records.plan import PolicyName
 from fewbits.records.summary import QuantRow, Session, SweepSummary
 from fewbits.report import formats
 from fewbits.report.escape import NAME_LIMIT, visible
 from fewbits.report.tables import plain_value
-from fewbits.report.verdicts import pick_words, reason_words, row_by_tag, standing_words
+from fewbits.report.verdicts import clean_words, deciding_words, pick_words, reason_words, rerun_words, row_by_tag, standing_words
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
     from rich.text import Text
 
+MEDIUM_COLUMNS = 72
+"""Below this console width the memory column makes room for the verdicts."""
 WIDE_COLUMNS = 110
 """From this console width on, intervals and file sizes get their own room in the table."""
+EXTRA_COLUMNS = 130
+"""From this width on, so do the latency ratio and the divergence, where they were measured."""
 _DIGEST_DIGITS = 16
 
 
@@ -36,11 +41,10 @@ def render_terminal(summary: SweepSummary, console_width: int) -> RenderableType
     if summary.canary.enabled and summary.canary.passed is False:
         parts.append(_styled("The canary failed: this machine did not repeat itself.", "bold red"))
     for session in summary.sessions:
-        wide = console_width >= WIDE_COLUMNS
-        parts += [_panel(session, wide=wide), _rows_table(session, wide=wide)]
+        parts += [_panel(session, wide=console_width >= WIDE_COLUMNS)]
+        parts += [_rows_table(session, summary.selection_policy.name, console_width)]
         parts += [_styled(f"† {sentence}", "yellow") for sentence in _warning_sentences(session)]
-    quality = summary.run_quality
-    parts.append(_styled(f"{quality.clean} of {quality.trials} trials were clean.", "dim"))
+    parts.append(_styled(f"{clean_words(summary.run_quality)}. {rerun_words(summary.run_quality)}".strip(), "dim"))
     return Group(*parts)
 
 
@@ -67,14 +71,26 @@ def _panel(session: Session, *, wide: bool) -> RenderableType:
             lines = [" · ".join(_numbers(row))] if wide else [" · ".join(half) for half in (_numbers(row)[:2], _numbers(row)[2:])]
             body.append("".join(f"  {line}\n" for line in lines), style="cyan")
     body.append(visible(session.recommendation), style="" if picks else "bold yellow")
-    for sentence in session.recommendation_detail.because:
-        body.append(f"\n- {visible(sentence)}")
-    if session.recommendation_detail.uncertain:
-        body.append("\nNot certain", style="bold")
-        for sentence in session.recommendation_detail.uncertain:
-            body.append(f"\n- {visible(sentence)}", style="dim")
+    _append_reasons(body, session)
     title = Text(f" {visible(session.model_id, NAME_LIMIT)} ", style="bold")
     return Panel(body, title=title, title_align="left", box=ROUNDED, border_style="green" if picks else "yellow", padding=(0, 1))
+
+
+def _append_reasons(body: Text, session: Session) -> None:
+    """Say why, what is not decided, what is not certain, and what would change the answer."""
+    detail = session.recommendation_detail
+    for sentence in detail.because:
+        body.append(f"\n- {visible(sentence)}")
+    for heading, sentences in (("Not decided", detail.missing), ("Not certain", detail.uncertain)):
+        if sentences:
+            body.append(f"\n{heading}", style="bold")
+        for sentence in sentences:
+            body.append(f"\n- {visible(sentence)}", style="dim")
+    if detail.would_change:
+        body.append("\nWhat would change it", style="bold")
+        body.append(f"\n- {visible(detail.would_change)}", style="dim")
+    if session.decision_log is not None:
+        body.append(f"\n{deciding_words(session.decision_log)}", style="dim")
 
 
 def _numbers(row: QuantRow) -> list[str]:
@@ -88,53 +104,56 @@ def _numbers(row: QuantRow) -> list[str]:
     ]
 
 
-def _rows_table(session: Session, *, wide: bool) -> Table:
+def _rows_table(session: Session, policy: PolicyName, console_width: int) -> Table:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
+    columns = _columns(session, console_width)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", show_edge=False)
-    table.add_column("quant", no_wrap=True, overflow="ellipsis", max_width=24 if wide else 16)
-    for heading in _NUMBER_HEADINGS_WIDE if wide else _NUMBER_HEADINGS:
+    table.add_column("quant", no_wrap=True, overflow="ellipsis", max_width=24 if console_width >= WIDE_COLUMNS else 16)
+    for heading in columns:
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("verdict", overflow="fold", ratio=1)
     for row in session.per_quant:
         name = visible(row.quant_tag, NAME_LIMIT) + (" †" if row.warnings else "")
-        cells = _wide_cells(row) if wide else _narrow_cells(row)
-        picked = bool(pick_words(session, row))
-        style = "dim" if not row.valid else "green" if picked else ""
-        table.add_row(*(Text(cell) for cell in (name, *cells, _verdict(session, row))), style=style)
+        cells = (name, *(cell(row) for cell in columns.values()), _verdict(session, row, policy))
+        style = "dim" if not row.valid else "green" if pick_words(session, row) else ""
+        table.add_row(*(Text(cell) for cell in cells), style=style)
     return table
 
 
-_NUMBER_HEADINGS_WIDE = ("bits", "size", "adherence", "vs reference", "latency", "tok/s", "memory")
-_NUMBER_HEADINGS = ("bits", "adherence", "latency", "tok/s", "memory")
+def _columns(session: Session, console_width: int) -> dict[str, Callable[[QuantRow], str]]:
+    """Return heading -> cell for the number columns that fit; the extra ones only where some row can fill them."""
+    names: tuple[str, ...] = _NARROW if console_width < MEDIUM_COLUMNS else _MEDIUM
+    if console_width < WIDE_COLUMNS:
+        return {name: _CELLS[name] for name in names} | {"adherence": lambda row: formats.score(row.adherence_score)}
+    names = _WIDE
+    if console_width >= EXTRA_COLUMNS:
+        names += tuple(name for name in _EXTRA if any(_CELLS[name](row) != formats.MISSING for row in session.per_quant))
+    return {name: _CELLS[name] for name in names}
 
 
-def _wide_cells(row: QuantRow) -> tuple[str, ...]:
-    return (
-        formats.bits(row.bits_per_weight),
-        formats.size(row.variant_bytes),
-        formats.score_estimate(row.adherence) if row.adherence else formats.score(row.adherence_score),
-        formats.signed(row.adherence_difference.value) if row.adherence_difference else formats.MISSING,
-        formats.seconds(row.total_latency),
-        formats.rate(row.generation_tokens_per_second),
-        formats.size(row.peak_memory_rss),
-    )
+_NARROW = ("bits", "adherence", "latency", "tok/s")
+_MEDIUM = (*_NARROW, "memory")
+_WIDE = ("bits", "size", "adherence", "vs reference", "latency", "tok/s", "memory")
+_EXTRA = ("time ratio", "KLD")
+_CELLS: Mapping[str, Callable[[QuantRow], str]] = {
+    "bits": lambda row: formats.bits(row.bits_per_weight),
+    "size": lambda row: formats.size(row.variant_bytes),
+    "adherence": lambda row: formats.score_estimate(row.adherence) if row.adherence else formats.score(row.adherence_score),
+    "vs reference": lambda row: formats.signed(row.adherence_difference.value if row.adherence_difference else None),
+    "latency": lambda row: formats.seconds(row.total_latency),
+    "tok/s": lambda row: formats.rate(row.generation_tokens_per_second),
+    "memory": lambda row: formats.size(row.peak_memory_rss),
+    "time ratio": lambda row: formats.score(row.latency_ratio.value if row.latency_ratio else None),
+    "KLD": lambda row: formats.nats(row.divergence.mean_nats.value if row.divergence and row.divergence.mean_nats else None),
+}
+"""`time ratio`: seconds as a multiple of the reference's within a block; `KLD`: mean divergence, nats per token."""
 
 
-def _narrow_cells(row: QuantRow) -> tuple[str, ...]:
-    return (
-        formats.bits(row.bits_per_weight),
-        formats.score(row.adherence_score),
-        formats.seconds(row.total_latency),
-        formats.rate(row.generation_tokens_per_second),
-        formats.size(row.peak_memory_rss),
-    )
-
-
-def _verdict(session: Session, row: QuantRow) -> str:
-    words = [*pick_words(session, row), *(visible(standing) for standing in standing_words(row))]
+def _verdict(session: Session, row: QuantRow, policy: PolicyName) -> str:
+    words = [*pick_words(session, row), *(visible(standing) for standing in standing_words(row, policy))]
     if row.dominated_by:
         words.append("dominated by " + ", ".join(visible(tag, NAME_LIMIT) for tag in row.dominated_by))
     return ", ".join(words)

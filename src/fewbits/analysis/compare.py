@@ -1,0 +1,203 @@
+"""What a session's variants are against the reference: verdicts, ratios, divergence, determinism; and what that took."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from fewbits.analysis.counterfactual import would_change
+from fewbits.analysis.determinism import describe_divergence, determinism_of, first_differing_pair
+from fewbits.analysis.items import item_blocks, item_order
+from fewbits.analysis.race import Race
+from fewbits.analysis.ranking import Artifacts, session_ranks
+from fewbits.analysis.ratios import block_ratios
+from fewbits.analysis.recommend import Selection, takes_part
+from fewbits.analysis.replay import block_outcomes, item_score, model_index, new_race, replay
+from fewbits.analysis.rows import RowDraft
+from fewbits.analysis.trial_table import Group, TrialTable
+from fewbits.analysis.uncertainty import VariantEvidence, joint_uncertainty
+from fewbits.analysis.verdicts import Candidate, evidence_of, judge, verdict_detail
+from fewbits.records.base import Unavailable
+from fewbits.records.plan import Plan, SelectionPolicy
+from fewbits.records.summary import (
+    DecisionLog,
+    DeterminismDetail,
+    DivergenceEstimate,
+    QuantRow,
+    RowUncertainty,
+    VerdictDetail,
+    VerdictReason,
+)
+from fewbits.records.trial import TrialView
+
+RATIO_FIELDS = ("latency_ratio", "generation_rate_ratio", "prompt_rate_ratio")
+Cells = dict[tuple[str, str], list[TrialView]]
+"""(quant tag, task id) -> counted trials."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Everything beside the trials that a summary is made from, by (model id, quant tag); `texts` by trial id."""
+
+    artifacts: Artifacts
+    divergence: Mapping[tuple[str, str], DivergenceEstimate]
+    harm_ps: Mapping[tuple[str, str], float | None]
+    texts: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionVerdicts:
+    """Verdicts by quant tag (none for the reference), the trials that each row needed, and how deciding went."""
+
+    reference: str
+    details: dict[str, VerdictDetail]
+    expected_runs: dict[str, int]
+    decision_log: DecisionLog | None
+
+
+def judge_session(plan: Plan, model_id: str, reference: str, groups: Mapping[str, Group], evidence: Evidence) -> SessionVerdicts:
+    """Judge one model's variants against its reference, as the run loop did when it was deciding."""
+    cells = _cells(groups)
+    harm_ps = {tag: p for (model, tag), p in evidence.harm_ps.items() if model == model_id}
+    if plan.spec.decide.enabled:
+        race = new_race(plan, model_id, evidence.artifacts, reference, harm_ps)
+        replay(plan, race, model_id, reference, cells)
+        expected = _needed_runs(plan, model_id, race, reference)
+        log = _decision_log(plan, race, expected, reference, groups)
+        return SessionVerdicts(reference, _race_details(plan, race), expected, log)
+    ranks = {tag: rank for tag, rank in session_ranks(plan, model_id, evidence.artifacts).items() if tag != reference}
+    details = _matrix_details(plan, reference, cells, ranks, harm_ps)
+    whole = len(plan.tasks) * plan.spec.runs_per_quant
+    return SessionVerdicts(reference, details, dict.fromkeys(groups, whole), None)
+
+
+def _cells(groups: Mapping[str, Group]) -> Cells:
+    cells: Cells = {}
+    for tag, group in groups.items():
+        for trial in group.trials:
+            cells.setdefault((tag, trial.task_id), []).append(trial)
+    return cells
+
+
+def _matrix_details(
+    plan: Plan, reference: str, cells: Cells, ranks: Mapping[str, int], harm_ps: Mapping[str, float | None]
+) -> dict[str, VerdictDetail]:
+    """Judge a full matrix: all items that both have answered, in the order in which they were asked."""
+    runs = plan.spec.runs_per_quant
+
+    def score(tag: str, task: str) -> float | None:
+        return item_score(cells.get((tag, task), ()), runs)
+
+    items = block_outcomes(item_order(plan), ranks, reference, score)
+    differences = {tag: np.array([item[tag] for item in items if tag in item], dtype=np.float64) for tag in ranks}
+    candidates = {
+        tag: Candidate(tag, rank, evidence_of(differences[tag], plan.spec.policy), harm_ps.get(tag))
+        for tag, rank in ranks.items()
+    }
+    claims = judge(tuple(candidates.values()), plan.spec.policy)
+    return {tag: verdict_detail(candidates[tag], claims[tag], differences[tag], plan.spec.policy) for tag in ranks}
+
+
+def _race_details(plan: Plan, race: Race) -> dict[str, VerdictDetail]:
+    stopped = {tag: finish.items for tag, finish in race.finished.items()} if plan.spec.decide.early_stop else {}
+    return {
+        tag: verdict_detail(
+            race.candidate(tag), claims, race.differences(tag), plan.spec.policy, stopped_after_items=stopped.get(tag)
+        )
+        for tag, claims in race.claims().items()
+    }
+
+
+def _needed_runs(plan: Plan, model_id: str, race: Race, reference: str) -> dict[str, int]:
+    """Return tag -> the trials that deciding asks of it: up to the block that decided it, the reference as long as any other."""
+    runs, blocks = plan.spec.runs_per_quant, item_blocks(plan)
+    first = model_index(plan, model_id) * len(blocks)
+    whole = len(plan.tasks) * runs
+    needed = dict.fromkeys(race.live, whole)
+    for tag, finish in race.finished.items():
+        if tag not in needed:
+            needed[tag] = runs * sum(len(block) for block in blocks[: finish.block - first + 1])
+    needed[reference] = max(needed.values(), default=whole)
+    return needed
+
+
+def _decision_log(
+    plan: Plan, race: Race, expected: Mapping[str, int], reference: str, groups: Mapping[str, Group]
+) -> DecisionLog:
+    return DecisionLog(
+        decisions=race.decisions(),
+        undecided=tuple(tag for tag in expected if tag not in race.finished and tag != reference),
+        items_available=len(plan.tasks),
+        items_asked=len(groups[reference].tasks) if reference in groups else 0,
+        trials_run=sum(len(group.trials) for group in groups.values()),
+        trials_full_matrix=len(plan.tasks) * plan.spec.runs_per_quant * len(groups),
+    )
+
+
+def complete_row(row: QuantRow, model_id: str, verdicts: SessionVerdicts, table: TrialTable, evidence: Evidence) -> QuantRow:
+    """Add to a row what only the comparison with the reference, or all runs of its cells, can show."""
+    key, reasons = (model_id, row.quant_tag), dict(row.unavailable)
+    ratios = block_ratios(table.groups.get(key, Group(())), table.groups.get((model_id, verdicts.reference), Group(())))
+    missing_reference = dict.fromkeys(("verdict", "divergence", *RATIO_FIELDS), str(Unavailable.NO_REFERENCE))
+    additions: dict[str, object] = {
+        "verdict": verdicts.details.get(row.quant_tag),
+        "divergence": evidence.divergence.get(key),
+        **({} if row.is_reference else {name: getattr(ratios, name) for name in RATIO_FIELDS}),
+    }
+    why = missing_reference if row.is_reference else {"divergence": str(Unavailable.NOT_MEASURED), **ratios.unavailable}
+    names = (*additions, *RATIO_FIELDS)
+    reasons |= {name: why.get(name, str(Unavailable.NO_REFERENCE)) for name in names if additions.get(name) is None}
+    runs = table.all_runs.get(key, ())
+    return msgspec.structs.replace(
+        row, **additions, determinism=_determinism(runs, evidence.texts), unavailable=dict(sorted(reasons.items()))
+    )
+
+
+def _determinism(runs: Sequence[TrialView], texts: Mapping[str, str]) -> DeterminismDetail:
+    pair = first_differing_pair(runs)
+    return determinism_of(runs, describe_divergence(pair, texts) if pair is not None else None)
+
+
+def with_uncertainty(
+    selection: Selection, drafts: Mapping[str, RowDraft], groups: Mapping[str, Group], policy: SelectionPolicy
+) -> tuple[Selection, str]:
+    """Return the selection with its rows' probabilities, and one sentence on what would change the picks."""
+    variants = [
+        _evidence_of(row, drafts[row.quant_tag], groups[row.quant_tag]) for row in selection.rows if takes_part(row, policy)
+    ]
+    reference = selection.reference.quant_tag if selection.reference else None
+    uncertainty = joint_uncertainty(variants, reference, policy)
+    known = uncertainty.rows if uncertainty is not None else {}
+    rows = tuple(_with_probabilities(row, known.get(row.quant_tag)) for row in selection.rows)
+    sentence = would_change(
+        uncertainty,
+        rows,
+        minimum_viable=selection.minimum_viable.quant_tag if selection.minimum_viable else None,
+        best_value=selection.best_value.quant_tag if selection.best_value else None,
+        policy=policy,
+    )
+    return dataclasses.replace(selection, rows=rows), sentence
+
+
+def _with_probabilities(row: QuantRow, found: RowUncertainty | None) -> QuantRow:
+    if found is not None:
+        return msgspec.structs.replace(row, uncertainty=found)
+    reasons = {**row.unavailable, "uncertainty": str(Unavailable.TOO_FEW_SAMPLES)}
+    return msgspec.structs.replace(row, unavailable=dict(sorted(reasons.items())))
+
+
+def _evidence_of(row: QuantRow, draft: RowDraft, group: Group) -> VariantEvidence:
+    verdict = row.verdict
+    return VariantEvidence(
+        quant_tag=row.quant_tag,
+        rank=row.quant_rank,
+        adherence=draft.task_scores,
+        seconds=group.task_means(group.wall, draft.timed),
+        peak_memory_rss=row.peak_memory_rss,
+        variant_bytes=row.variant_bytes,
+        eliminated=verdict is not None and VerdictReason.DIVERGENCE_HARM in verdict.reasons,
+    )
