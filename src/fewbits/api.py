@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,20 +13,21 @@ from fewbits.core.codec import decode, encode_pretty
 from fewbits.core.errors import Problem, SpecError, StoreError
 from fewbits.core.files import atomic_write
 from fewbits.core.git import commit_sha
-from fewbits.probes.machine import default_threads, hardware_fingerprint, usable_cores
+from fewbits.probes.machine import default_threads, hardware_fingerprint, total_memory_bytes, usable_cores
 from fewbits.quantizers.base import Quantizer
 from fewbits.records.plan import Plan, SweepSpec
-from fewbits.records.summary import SweepSummary
+from fewbits.records.summary import DivergenceEstimate, SweepSummary
 from fewbits.records.task import Task
-from fewbits.records.trial import TrialView
+from fewbits.records.trial import TrialText, TrialView
 from fewbits.records.variant import ModelKind, ModelSource, Variant
 from fewbits.runtimes.base import Runtime, ServerCatalogue
 from fewbits.runtimes.registry import capabilities_of, create_runtime
 from fewbits.spec.load import load_spec
 from fewbits.store.journal import read_journal
 from fewbits.store.run_directory import RunDirectory
-from fewbits.sweep.plan import build_plan
+from fewbits.sweep.plan import build_plan, resolve_block_tasks
 from fewbits.sweep.progress import SweepObserver
+from fewbits.workloads.text.evaluation import open_evaluation_text
 from fewbits.workloads.text.named_banks import open_bank
 from fewbits.workloads.text.sandbox import require_sandbox
 from fewbits.workloads.text.selection import select_tasks
@@ -61,6 +63,7 @@ def prepare_sweep(flags: Mapping[str, object], matrix_path: Path | None) -> Prep
     runtime = create_runtime(spec.runtime, base_url=spec.base_url, script=spec.script)
     quantizer = _quantizer(spec)
     sources = _resolve_models(spec, quantizer)
+    text = open_evaluation_text(spec.divergence.text) if capabilities_of(spec.runtime).log_probabilities else None
     plan = build_plan(
         spec,
         models=[sources[model_id] for model_id in spec.models],
@@ -69,8 +72,16 @@ def prepare_sweep(flags: Mapping[str, object], matrix_path: Path | None) -> Prep
         cores=default_threads(),
         fingerprint=hardware_fingerprint(),
         commit_sha=commit_sha(REPOSITORY_ROOT),
+        block_tasks=_block_tasks(spec, sources, quantizer),
+        evaluation_text=text[0] if text is not None else None,
     )
     return PreparedSweep(plan, {task.id: task for task in tasks}, sources, quantizer, runtime)
+
+
+def _block_tasks(spec: SweepSpec, sources: Mapping[str, ModelSource], quantizer: Quantizer | None) -> int:
+    """Return the tasks per block for the model whose variants need the most memory."""
+    sizes = [[quantizer.estimate_bytes(source, tag) if quantizer else None for tag in spec.quants] for source in sources.values()]
+    return max(resolve_block_tasks(of_model, total_memory_bytes()) for of_model in sizes)
 
 
 def _quantizer(spec: SweepSpec) -> Quantizer | None:
@@ -138,7 +149,8 @@ def run_sweep(prepared: PreparedSweep, observer: SweepObserver, *, fresh: bool =
         directory.write_plan(prepared.plan)
         for variant in variants.values():
             directory.write_manifest(variant.artifact)
-        run(Sweep(prepared.plan, prepared.tasks, variants, prepared.runtime, directory, observer))
+        measure = partial(_measure_divergence, prepared.plan, variants, directory, observer)
+        run(Sweep(prepared.plan, prepared.tasks, variants, prepared.runtime, directory, observer, measure))
         return write_results(directory)
 
 
@@ -188,6 +200,36 @@ def _make_variants(prepared: PreparedSweep, observer: SweepObserver) -> dict[Var
     return variants
 
 
+def _measure_divergence(
+    plan: Plan, variants: Mapping[VariantKey, Variant], directory: RunDirectory, observer: SweepObserver
+) -> dict[VariantKey, float | None]:
+    """Measure what the divergence journal lacks, and return the harm test's p-value of every variant that it holds."""
+    from fewbits.analysis.ranking import reference_tag
+    from fewbits.sweep.divergence import measure_divergence
+
+    artifacts = {key: variant.artifact for key, variant in variants.items()}
+    references = {source.model_id: reference_tag(plan, source.model_id, artifacts) for source in plan.models}
+    measure_divergence(plan, variants, references, directory, observer)
+    return _read_divergence(plan, directory)[1]
+
+
+def _read_divergence(
+    plan: Plan, directory: RunDirectory
+) -> tuple[dict[VariantKey, DivergenceEstimate], dict[VariantKey, float | None]]:
+    """Return the estimates and the harm test's p-values that the divergence journal shows, per variant."""
+    from fewbits.analysis.divergence import divergence_harm_p_value, estimate_divergence
+    from fewbits.sweep.divergence import read_divergence
+
+    if plan.evaluation_text is None:
+        return {}, {}
+    rows, policy = read_divergence(plan, directory), plan.spec.policy
+    estimates = {
+        key: estimate_divergence(row, rows.floors.get(key[0]), divergence_level=policy.divergence_error_level)
+        for key, row in rows.variants.items()
+    }
+    return estimates, {key: divergence_harm_p_value(row, policy.divergence_harm_nats) for key, row in rows.variants.items()}
+
+
 def build_summary(directory: RunDirectory) -> SweepSummary:
     """The summary of a run, from its plan, manifests and journals alone."""
     from fewbits.analysis.summary import summarise
@@ -198,6 +240,7 @@ def build_summary(directory: RunDirectory) -> SweepSummary:
         msg = f"{directory.root} is not a run folder: it has no plan.json."
         raise StoreError(msg)
     journal = read_journal(directory.trials_path, TrialView)
+    divergence, harm_ps = _read_divergence(plan, directory)
     return summarise(
         plan,
         directory.read_manifests(),
@@ -205,7 +248,16 @@ def build_summary(directory: RunDirectory) -> SweepSummary:
         canary=read_canary(plan, directory),
         journal_digest=journal.digest,
         fewbits_version=__version__,
+        divergence=divergence,
+        harm_ps=harm_ps,
+        read_texts=lambda trial_ids: _texts(directory, trial_ids),
     )
+
+
+def _texts(directory: RunDirectory, trial_ids: frozenset[str]) -> dict[str, str]:
+    """Read the outputs of a few trials: summaries leave texts out, since they are most of a journal."""
+    rows = read_journal(directory.trials_path, TrialText).rows
+    return {row.trial_id: row.output_text for row in rows if row.trial_id in trial_ids}
 
 
 def write_results(directory: RunDirectory) -> SweepSummary:

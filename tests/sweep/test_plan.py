@@ -17,7 +17,7 @@ from fewbits.records.plan import CanaryPolicy, Controls, Plan, SelectionPolicy, 
 from fewbits.records.task import ExactCheck, Task
 from fewbits.records.variant import ModelKind, ModelSource
 from fewbits.spec import load_spec
-from fewbits.sweep.plan import BLOCK_TASKS, build_plan, dry_run_document, estimate_seconds, planned_trials
+from fewbits.sweep.plan import build_plan, dry_run_document, estimate_seconds, planned_trials
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = Path(__file__).parent / "golden" / "dry_run_demo.json"
@@ -94,7 +94,7 @@ def test_every_cell_exactly_once_and_blocks_are_whole(spec: SweepSpec, count: in
         assert len({(trial.model_id, trial.repetition) for trial in members}) == 1
         asked = {quant: [trial.task_id for trial in members if trial.quant_tag == quant] for quant in spec.quants}
         assert len({tuple(ids) for ids in asked.values()}) == 1  # every variant answers the same tasks in the same order
-        assert 1 <= len(asked[spec.quants[0]]) <= BLOCK_TASKS
+        assert 1 <= len(asked[spec.quants[0]]) <= plan.block_tasks
         switches = sum(left.quant_tag != right.quant_tag for left, right in pairwise(members))
         assert switches == len(spec.quants) - 1  # a variant's tasks of a block are contiguous: one load each
 
@@ -221,7 +221,7 @@ def test_artifacts_are_distinct_relative_files() -> None:
 def test_estimates_are_null_with_a_reason_when_nothing_is_known() -> None:
     plan = plan_of()
     assert estimate_seconds(plan, None) is None
-    assert estimate_seconds(plan, 2.0) == 2.0 * (3 * 7 + 10)
+    assert estimate_seconds(plan, 2.0) == 2.0 * (3 * 7 + 10 + 3 * 3)
     unknown = dry_run_document(plan, disk_bytes_by_variant={("m", "F16"): 5}, estimated_seconds=None)["estimates"]
     assert (unknown["seconds"], unknown["seconds_unavailable"]) == (None, "NO_HISTORY")
     assert (unknown["disk"]["total_bytes"], unknown["disk"]["total_unavailable"]) == (None, "NOT_REPORTED")

@@ -38,6 +38,8 @@ TIMES: dict[str, Any] = {
 }
 """Declared, so no trial waits: its telemetry is complete and steady."""
 
+QUIET = ("--canary-runs", "0", "--selection-policy", "threshold-v1", "--rerun-budget-ratio", "0")
+
 Prepare = Callable[..., PreparedSweep]
 
 
@@ -76,6 +78,8 @@ def write_inputs(folder: Path, rules: list[dict[str, Any]], **script: Any) -> di
         "task_bank": str(folder / "bank.json"),
         "runs_per_quant": "2",
         "canary_runs": "4",
+        "selection_policy": "threshold-v1",
+        "rerun_budget_ratio": "0",  # these tests share the machine with others
         "out_dir": str(folder / "out"),
     }
 
@@ -245,10 +249,15 @@ class TestResume:
         flags = write_inputs(tmp_path, [rule(name, answer(text, **slow)) for name, text in ANSWERS.items()])
         flags["canary_runs"] = "0"
         words = ["--model-id", "tiny", "--quant-tags", ",".join(QUANTS), "--runtime", "scripted", "--runs", "2"]
-        words += ["--script", str(flags["script"]), "--task-bank", str(flags["task_bank"]), "--out-dir", str(flags["out_dir"])]
-        child = subprocess.Popen(
-            [sys.executable, "-m", "fewbits", "sweep", *words, "--canary-runs", "0"], stderr=subprocess.PIPE, text=True
-        )
+        words += [
+            "--script",
+            str(flags["script"]),
+            "--task-bank",
+            str(flags["task_bank"]),
+            "--out-dir",
+            str(flags["out_dir"]),
+        ]
+        child = subprocess.Popen([sys.executable, "-m", "fewbits", "sweep", *words, *QUIET], stderr=subprocess.PIPE, text=True)
         assert child.stderr is not None
         said, moment = 0, random.Random(attempt).randrange(1, 12)
         for line in child.stderr:

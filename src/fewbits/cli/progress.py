@@ -8,7 +8,7 @@ from typing import Any
 
 from fewbits.core.units import format_seconds
 from fewbits.records.base import RunQuality, TrialStatus
-from fewbits.records.summary import CanaryBlock
+from fewbits.records.summary import CanaryBlock, Decision
 from fewbits.records.trial import Trial
 
 _PLAIN_STEPS = 10
@@ -57,6 +57,12 @@ class PlainObserver:
         if self._done % step == 0 or self._done == self._total:
             self.notice(f"  {self._done}/{self._total} trials{self._troubles()}, {format_seconds(self._remaining())} left")
 
+    def variant_decided(self, model_id: str, decision: Decision, trials_left: int) -> None:
+        """Say which variant is decided, and count on fewer trials."""
+        items = f"{decision.after_items} item" + ("" if decision.after_items == 1 else "s")
+        self.notice(f"{decision.quant_tag} of {model_id} is {decision.verdict.value} after {items}")
+        self._total = min(self._total, self._done + trials_left)
+
     def matrix_ended(self) -> None:
         """Forget the matrix."""
         self._in_matrix = False
@@ -65,7 +71,7 @@ class PlainObserver:
         """Nothing to put back."""
 
     def _count(self, trial: Trial) -> None:
-        self._done += 1
+        self._done += trial.attempt == 1  # a re-run is no new cell
         self._failed += trial.status is not TrialStatus.OK
         self._polluted += trial.run_quality_status is RunQuality.POLLUTED
 
@@ -119,7 +125,9 @@ class BarObserver(PlainObserver):
             return
         self._count(trial)
         left = f"{format_seconds(self._remaining())} left{self._troubles()}"
-        self._progress.update(self._bar, completed=self._done, description=f"{trial.quant_tag} · {trial.task_id}"[:28], left=left)
+        self._progress.update(
+            self._bar, completed=self._done, total=self._total, description=f"{trial.quant_tag} · {trial.task_id}"[:28], left=left
+        )
         self._progress.refresh()
 
     def matrix_ended(self) -> None:

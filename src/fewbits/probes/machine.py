@@ -26,6 +26,11 @@ def default_threads() -> int:
     return max(1, min(usable, physical) if physical else usable)
 
 
+def total_memory_bytes() -> int:
+    """Physical memory of the machine."""
+    return int(psutil.virtual_memory().total)
+
+
 def cpu_name() -> str:
     """The CPU's marketing name; the architecture where the OS does not tell."""
     try:
@@ -55,7 +60,7 @@ def hardware_fingerprint() -> str:
 
     The OS release is left out on purpose: a kernel patch does not make old baselines incomparable.
     """
-    memory_gib = round(psutil.virtual_memory().total / 1024**3)
+    memory_gib = round(total_memory_bytes() / 1024**3)
     gpus = "+".join(_slug(name) for name in gpu_names()) or "none"
     return "|".join([platform.machine().lower(), _slug(cpu_name()), f"{len(usable_cores())}c", f"{memory_gib}gb", gpus])
 

@@ -1,35 +1,39 @@
 """Resolve a spec into a plan, pure: which trials, in which order, under which digest, writing which files.
 
-Trials run in blocks. A block is a few tasks of one repetition; every variant answers the whole block before the next block
-starts, in an order that is drawn anew for each block. Slow drift and heat then fall on all variants alike, and ratios between
-variants can be taken inside a block.
+Trials run in blocks. A block is one task of one repetition where all variants fit into memory together, else a few; every variant
+answers the whole block before the next block starts, in an order that is drawn anew for each block. Slow drift and heat then fall
+on all variants alike, and ratios between variants can be taken inside a block.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import islice
 from pathlib import PurePath
 from typing import Any
 
 import msgspec
 
+from fewbits.analysis.items import item_blocks, item_order, keyed_shuffle
 from fewbits.core.codec import digest, to_builtins
 from fewbits.core.errors import Problem, SpecError
 from fewbits.core.files import safe_name
 from fewbits.records.base import Unavailable
+from fewbits.records.divergence import EvaluationText
 from fewbits.records.plan import Controls, Plan, PlannedTask, PlannedTrial, SweepSpec
 from fewbits.records.task import Task, task_digest
 from fewbits.records.variant import ModelSource
 from fewbits.spec.affinity import parse_cores
 
-BLOCK_TASKS = 5
-"""Tasks per block: small enough that the machine stays the same within a block, large enough that loading a variant (once per
-block and variant, where they do not fit into memory together) does not dominate."""
+SWAPPING_BLOCK_TASKS = 5
+"""Tasks per block where variants swap: small enough that the machine stays the same within a block, large enough that loading a
+variant once per block does not dominate."""
+_RESIDENT_SHARE = 0.6
+"""Of the machine's memory, what all variants together may need to count as resident."""
+_RESIDENT_FACTOR = 1.25
+"""Weights plus compute buffers and KV cache, as a multiple of the file."""
 
-_NOT_IN_DIGEST = ("description", "models", "out_dir", "script", "selection", "summary_out", "task_bank")
+_NOT_IN_DIGEST = ("block_tasks", "description", "models", "out_dir", "script", "selection", "summary_out", "task_bank")
 """Fields of the spec that the plan digest leaves out: paths and words, and what it covers in resolved form instead."""
 
 
@@ -42,11 +46,14 @@ def build_plan(
     cores: int,
     fingerprint: str,
     commit_sha: str | None,
+    block_tasks: int = SWAPPING_BLOCK_TASKS,
+    evaluation_text: EvaluationText | None = None,
 ) -> Plan:
     """Resolve a spec on a machine. `models` are the spec's, resolved, in its order; `tasks` are the selected ones, in bank order.
 
-    `cores` (at least 1) is what `threads = None` resolves to, or fewer where the affinity policy lists fewer. Raises `SpecError`
-    when no task is selected, an id is there twice, or the canary's task is not among them.
+    `block_tasks` is what the spec's `None` resolves to (see `resolve_block_tasks`). `cores` (at least 1) is what `threads = None`
+    resolves to, or fewer where the affinity policy lists fewer. Raises `SpecError` when no task is selected, an id is there
+    twice, or the canary's task is not among them.
     """
     if tuple(source.model_id for source in models) != spec.models:
         msg = f"the resolved models are not the spec's: {[source.model_id for source in models]}, {list(spec.models)}"
@@ -57,8 +64,17 @@ def build_plan(
         for task in tasks
     )
     controls = resolve_controls(spec.controls, cores)
+    block_tasks = spec.block_tasks or block_tasks
     return Plan(
-        digest=plan_digest(spec, models, planned, controls, fingerprint),
+        digest=plan_digest(
+            spec,
+            models=models,
+            tasks=planned,
+            controls=controls,
+            fingerprint=fingerprint,
+            block_tasks=block_tasks,
+            evaluation_text=evaluation_text,
+        ),
         spec=spec,
         models=tuple(models),
         tasks=planned,
@@ -67,7 +83,9 @@ def build_plan(
         hardware_fingerprint=fingerprint,
         commit_sha=commit_sha,
         trials_total=len(models) * len(spec.quants) * len(planned) * spec.runs_per_quant,
-        artifacts=artifact_paths(spec),
+        block_tasks=block_tasks,
+        evaluation_text=evaluation_text,
+        artifacts=artifact_paths(spec, evaluation_text),
     )
 
 
@@ -101,8 +119,25 @@ def resolve_controls(controls: Controls, cores: int) -> Controls:
     return msgspec.structs.replace(controls, threads=cores if pinned is None else min(cores, len(pinned)))
 
 
+def resolve_block_tasks(variant_bytes: Sequence[int | None], memory_bytes: int) -> int:
+    """Return the tasks per block: 1 where the variants of a model stay resident together, else `SWAPPING_BLOCK_TASKS`.
+
+    `variant_bytes` are the expected file sizes of one model's variants; an unknown one (a server's) counts as not resident.
+    """
+    known = [size for size in variant_bytes if size is not None]
+    resident = len(known) == len(variant_bytes) and sum(known) * _RESIDENT_FACTOR <= memory_bytes * _RESIDENT_SHARE
+    return 1 if resident else SWAPPING_BLOCK_TASKS
+
+
 def plan_digest(
-    spec: SweepSpec, models: Sequence[ModelSource], tasks: Sequence[PlannedTask], controls: Controls, fingerprint: str
+    spec: SweepSpec,
+    *,
+    models: Sequence[ModelSource],
+    tasks: Sequence[PlannedTask],
+    controls: Controls,
+    fingerprint: str,
+    block_tasks: int,
+    evaluation_text: EvaluationText | None,
 ) -> str:
     """Return the identity of what will be measured: sha256 hex digits.
 
@@ -112,19 +147,21 @@ def plan_digest(
     """
     settings = {key: value for key, value in to_builtins(spec).items() if key not in _NOT_IN_DIGEST}
     settings["controls"] = controls
+    if evaluation_text is not None:  # by its content; where it lies does not matter
+        settings["divergence"]["text"] = evaluation_text.digest
     return digest(
         {
             "schema": "fewbits.plan.v1",
             "settings": settings,
             "models": [[source.model_id, source.kind, source.digest, source.bytes] for source in models],
             "tasks": tasks,
-            "block_tasks": BLOCK_TASKS,
+            "block_tasks": block_tasks,
             "hardware_fingerprint": fingerprint,
         }
     )
 
 
-def artifact_paths(spec: SweepSpec) -> dict[str, str]:
+def artifact_paths(spec: SweepSpec, evaluation_text: EvaluationText | None) -> dict[str, str]:
     """Every file that the sweep will write, by role. Relative when `out_dir` is."""
     run = PurePath(spec.out_dir)
     paths = {
@@ -134,6 +171,8 @@ def artifact_paths(spec: SweepSpec) -> dict[str, str]:
         "report": run / "sweep_report.md",
         "scatter": run / "sweep_scatter.json",
     }
+    if evaluation_text is not None:
+        paths["divergence"] = run / "divergence.jsonl"
     if spec.canary.runs > 0:
         paths["canary"] = run / "canary.jsonl"
     for model_id in spec.models:
@@ -144,50 +183,55 @@ def artifact_paths(spec: SweepSpec) -> dict[str, str]:
 
 
 def planned_trials(plan: Plan) -> tuple[PlannedTrial, ...]:
-    """List every trial in run order: each (model, quant, task, repetition) exactly once.
+    """List every trial of the full matrix in run order: each (model, quant, task, repetition) exactly once.
 
-    By model, then repetition, then block of `BLOCK_TASKS` tasks; inside a block by variant, in an order that depends only on the
-    seed, the block's number and the tags. `block` numbers run through the whole sweep and are shared by all variants.
+    By model, then repetition, then block; inside a block by variant, in an order that depends only on the seed, the block's
+    number and the tags. `block` numbers run through the whole sweep and are shared by all variants. When deciding, a block holds
+    all repetitions of its tasks, since a verdict may fall right after it.
     """
     trials: list[PlannedTrial] = []
+    runs = range(plan.spec.runs_per_quant)
+    rounds = [tuple(runs)] if plan.spec.decide.enabled else [(repetition,) for repetition in runs]
     block = 0
     for source in plan.models:
-        for repetition in range(plan.spec.runs_per_quant):
-            for chunk in _chunks(plan.tasks):
-                for tag in _shuffled(plan.spec.quants, plan.controls.seed, block):
-                    for task in chunk:
-                        trials.append(
-                            PlannedTrial(
-                                index=len(trials),
-                                block=block,
-                                model_id=source.model_id,
-                                quant_tag=tag,
-                                task_id=task.task_id,
-                                repetition=repetition,
-                            )
-                        )
+        for repetitions in rounds:
+            for tasks in item_blocks(plan):
+                for tag in keyed_shuffle(plan.spec.quants, f"{plan.controls.seed}\n{block}"):
+                    cells = [(task, repetition) for task in tasks for repetition in repetitions]
+                    trials += _cells(source.model_id, tag, cells, block, len(trials))
                 block += 1
     return tuple(trials)
 
 
-def _chunks(tasks: Sequence[PlannedTask]) -> list[tuple[PlannedTask, ...]]:
-    rest = iter(tasks)
-    chunks = []
-    while chunk := tuple(islice(rest, BLOCK_TASKS)):
-        chunks.append(chunk)
-    return chunks
+def _cells(model_id: str, tag: str, cells: Sequence[tuple[str, int]], block: int, first: int) -> list[PlannedTrial]:
+    return [
+        PlannedTrial(index=first + n, block=block, model_id=model_id, quant_tag=tag, task_id=task, repetition=repetition)
+        for n, (task, repetition) in enumerate(cells)
+    ]
 
 
-def _shuffled(tags: Sequence[str], seed: int, block: int) -> list[str]:
-    """Order tags by a keyed hash: a uniform draw per block that no library version can change."""
-    return sorted(tags, key=lambda tag: hashlib.sha256(f"{seed}\n{block}\n{tag}".encode()).digest())
+def planned_repeats(plan: Plan) -> tuple[PlannedTrial, ...]:
+    """List the trials that ask each variant its first few items once more; none where repetitions do so already.
+
+    Their `repetition` is `runs_per_quant`, one beyond the matrix's, and their index and block numbers follow on the matrix's.
+    """
+    if plan.spec.runs_per_quant > 1:
+        return ()
+    tasks = item_order(plan)[: plan.spec.determinism_tasks]
+    trials: list[PlannedTrial] = []
+    block = len(item_blocks(plan)) * len(plan.models)
+    for source in plan.models:
+        for tag in plan.spec.quants:
+            cells = [(task, plan.spec.runs_per_quant) for task in tasks]
+            trials += _cells(source.model_id, tag, cells, block, plan.trials_total + len(trials))
+    return tuple(trials)
 
 
 def estimate_seconds(plan: Plan, seconds_per_trial: float | None) -> float | None:
     """Estimate the sweep's duration in seconds, canary included, from the seconds that one trial is expected to take."""
     if seconds_per_trial is None:
         return None
-    return seconds_per_trial * (plan.trials_total + plan.spec.canary.runs)
+    return seconds_per_trial * (plan.trials_total + plan.spec.canary.runs + len(planned_repeats(plan)))
 
 
 def dry_run_document(
@@ -220,7 +264,7 @@ def dry_run_document(
         "matrix": _matrix_document(plan, tree),
         "controls": tree["controls"],
         "timeouts": {"trial_timeout_seconds": spec.trial_timeout_seconds, "load_timeout_seconds": spec.load_timeout_seconds},
-        "policies": {name: tree["spec"][name] for name in ("canary", "quality", "policy")},
+        "policies": {name: tree["spec"][name] for name in ("canary", "quality", "policy", "decide", "divergence")},
         "estimates": {
             "disk": _disk_document(plan, disk_bytes_by_variant),
             "seconds": estimated_seconds,
@@ -243,7 +287,9 @@ def _matrix_document(plan: Plan, tree: Mapping[str, Any]) -> dict[str, Any]:
         "tasks": [task.task_id for task in plan.tasks],
         "tasks_by_bucket": dict(sorted(Counter(task.bucket.value for task in plan.tasks).items())),
         "tasks_total": len(plan.tasks),
+        "block_tasks": plan.block_tasks,
         "trials_total": plan.trials_total,
+        "determinism_trials": len(planned_repeats(plan)),
         "canary_trials": spec.canary.runs,
     }
 

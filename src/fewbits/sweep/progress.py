@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from fewbits.records.summary import CanaryBlock
+from fewbits.records.summary import CanaryBlock, Decision
 from fewbits.records.trial import Trial
 
 
@@ -26,8 +26,11 @@ class SweepObserver(Protocol):
     def trial_ended(self, trial: Trial) -> None:
         """A trial was written to its journal."""
 
+    def variant_decided(self, model_id: str, decision: Decision, trials_left: int) -> None:
+        """A variant has its verdict and gets no more items; at most `trials_left` trials of this model remain."""
+
     def matrix_ended(self) -> None:
-        """Every trial of the plan is in the journal."""
+        """Every trial that is needed is in the journal."""
 
 
 class SilentObserver:
@@ -46,6 +49,9 @@ class SilentObserver:
         """Ignore."""
 
     def trial_ended(self, trial: Trial) -> None:
+        """Ignore."""
+
+    def variant_decided(self, model_id: str, decision: Decision, trials_left: int) -> None:
         """Ignore."""
 
     def matrix_ended(self) -> None:

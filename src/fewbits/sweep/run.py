@@ -1,11 +1,13 @@
-"""The only loop: canary, then every planned trial that the journal does not hold yet."""
+"""The only loop: canary, divergence, then every planned trial that the journal does not hold yet."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from fewbits.analysis.canary import is_disturbed, judge_canary
+from fewbits.analysis.attempts import is_disturbed
+from fewbits.analysis.canary import judge_canary
+from fewbits.analysis.ranking import reference_tag
 from fewbits.core.errors import BackendError, CanaryBlockedError
 from fewbits.probes.environment import EnvironmentProbe
 from fewbits.probes.machine import usable_cores
@@ -19,10 +21,12 @@ from fewbits.records.variant import Variant
 from fewbits.runtimes.base import Runtime
 from fewbits.store.journal import JournalWriter, read_journal
 from fewbits.store.run_directory import RunDirectory
-from fewbits.sweep.plan import planned_trials
+from fewbits.sweep.matrix import Matrix
 from fewbits.sweep.pool import ModelPool, VariantKey
 from fewbits.sweep.progress import SweepObserver
-from fewbits.sweep.trial import Cell, Instruments, ask, record
+from fewbits.sweep.trial import Cell, Instruments, ask, record, view_of
+
+HarmPs = Mapping[VariantKey, float | None]
 
 MAX_CONSECUTIVE_CRASHES = 5
 """A variant whose engine dies this often in a row ends the sweep: the journal keeps what was measured."""
@@ -38,6 +42,8 @@ class Sweep:
     runtime: Runtime
     directory: RunDirectory
     observer: SweepObserver
+    measure_divergence: Callable[[], HarmPs]
+    """Measures what is missing, after the canary and before the matrix; returns the harm test's p-value per variant."""
 
 
 def run(sweep: Sweep) -> None:
@@ -59,7 +65,8 @@ def run(sweep: Sweep) -> None:
     )
     try:
         _pass_canary(sweep, pool, instruments)
-        _run_matrix(sweep, pool, instruments)
+        harm_ps = sweep.measure_divergence()
+        _run_matrix(sweep, pool, instruments, harm_ps)
     finally:
         pool.close()
         probe.close()
@@ -125,9 +132,8 @@ def _canary_cell(sweep: Sweep) -> tuple[VariantKey, Task]:
     """
     plan = sweep.plan
     model_id = plan.spec.models[0]
-    tag = plan.spec.canary.quant_tag or plan.spec.reference_quant
-    if tag is None:
-        tag = max(plan.spec.quants, key=lambda quant: sweep.variants[model_id, quant].artifact.bits_per_weight or 0.0)
+    artifacts = {key: variant.artifact for key, variant in sweep.variants.items()}
+    tag = plan.spec.canary.quant_tag or reference_tag(plan, model_id, artifacts)
     task_id = plan.spec.canary.task_id
     if task_id is None:
         limit = plan.controls.max_tokens
@@ -136,21 +142,23 @@ def _canary_cell(sweep: Sweep) -> tuple[VariantKey, Task]:
     return (model_id, tag), sweep.tasks[task_id]
 
 
-def _run_matrix(sweep: Sweep, pool: ModelPool, instruments: Instruments) -> None:
+def _run_matrix(sweep: Sweep, pool: ModelPool, instruments: Instruments, harm_ps: HarmPs) -> None:
     journal = read_journal(sweep.directory.trials_path, TrialView)
-    done = {(row.model_id, row.quant_tag, row.task_id, row.repetition) for row in journal.rows}
-    planned = planned_trials(sweep.plan)
-    sweep.observer.matrix_started(len(planned), sum(cell.key in done for cell in planned))
+    artifacts = {key: variant.artifact for key, variant in sweep.variants.items()}
+    matrix = Matrix(sweep.plan, artifacts, harm_ps, journal.rows, sweep.observer)
+    sweep.observer.matrix_started(matrix.total, matrix.done)
     writer = JournalWriter(sweep.directory.trials_path)
     crashes: dict[VariantKey, int] = {}
+
+    def run_trial(cell: PlannedTrial, phase: str, attempt: int) -> TrialView:
+        trial = _one_trial(sweep, pool, instruments, cell, sweep.tasks[cell.task_id], phase=phase, attempt=attempt)
+        writer.append(trial)
+        sweep.observer.trial_ended(trial)
+        _count_crashes(crashes, (cell.model_id, cell.quant_tag), trial)
+        return view_of(trial)
+
     try:
-        for cell in planned:
-            if cell.key in done:
-                continue
-            trial = _one_trial(sweep, pool, instruments, cell, sweep.tasks[cell.task_id], phase="matrix")
-            writer.append(trial)
-            sweep.observer.trial_ended(trial)
-            _count_crashes(crashes, (cell.model_id, cell.quant_tag), trial)
+        matrix.run(run_trial)
     finally:
         writer.close()
     sweep.observer.matrix_ended()
@@ -175,12 +183,13 @@ def _one_trial(
     task: Task,
     *,
     phase: str,
+    attempt: int = 1,
 ) -> Trial:
     key = (planned.model_id, planned.quant_tag)
     model = pool.get(key)
     outcome = ask(model, task, sweep.plan, instruments)
     artifact = sweep.variants[key].artifact
-    cell = Cell(planned=planned, task=task, artifact=artifact, phase=phase, attempt=1)
+    cell = Cell(planned=planned, task=task, artifact=artifact, phase=phase, attempt=attempt)
     trial = record(cell, sweep.plan, model, outcome, instruments.cores)
     if trial.status in {TrialStatus.TIMEOUT, TrialStatus.CRASHED, TrialStatus.PROTOCOL_ERROR}:
         pool.discard(key)  # it may be dead, or still computing the abandoned request

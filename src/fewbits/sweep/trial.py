@@ -17,7 +17,7 @@ from fewbits.records.base import TrialStatus, Unavailable
 from fewbits.records.plan import EffectiveControls, Plan, PlannedTrial
 from fewbits.records.runtime import GenerateRequest
 from fewbits.records.task import Task, task_digest
-from fewbits.records.trial import Environment, EnvironmentSample, RawReply, Trial, VibeMetrics
+from fewbits.records.trial import Environment, EnvironmentSample, RawReply, Trial, TrialView, VibeMetrics
 from fewbits.records.variant import Artifact
 from fewbits.sweep.pool import OpenModel
 from fewbits.workloads.text.score import code_density, score_trial
@@ -163,6 +163,11 @@ def record(cell: Cell, plan: Plan, model: OpenModel, outcome: Outcome, cores: in
         engine=model.session.engine,
         engine_version=model.session.engine_version,
     )
+
+
+def view_of(trial: Trial) -> TrialView:
+    """Return the part of a row that everything after it reads, as it would be decoded from the journal."""
+    return msgspec.convert(trial, TrialView, from_attributes=True)
 
 
 def vibe_metrics(task: Task, text: str, outcome: Outcome) -> VibeMetrics:
