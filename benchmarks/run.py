@@ -18,8 +18,8 @@ from fewbits.core.engines import EngineTool, find_tool
 from fewbits.core.errors import FewbitsError, PrerequisiteError
 from fewbits.probes.machine import cpu_name, usable_cores
 
-BENCHMARKS = ("imports", "resume", "overhead", "throughput", "summary")
-_TOOLS = ("llama-server", "llama-quantize", "llama-bench")
+BENCHMARKS = ("imports", "resume", "overhead", "throughput", "summary", "verdicts", "pollution", "divergence")
+_TOOLS = ("llama-server", "llama-quantize", "llama-bench", "llama-perplexity")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
