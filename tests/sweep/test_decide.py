@@ -185,6 +185,17 @@ class TestDecide:
         assert "F16 is the safe choice" in session.recommendation
         assert any(sentence.startswith("Q8_0: 0 points") for sentence in session.recommendation_detail.missing)
 
+    def test_a_budget_of_items_is_a_draw_from_all(self, prepare: Prepare) -> None:
+        prepared = prepare(decide_maximum_items="12")
+        summary = run_sweep(prepared, SilentObserver())
+        asked_ids = {row["task_id"] for row in rows_of(prepared)}
+        assert len(asked_ids) == 12 == prepared.plan.trials_total / 3
+        assert asked_ids != {f"t{n:03d}" for n in range(12)}
+        log = summary.sessions[0].decision_log
+        assert log is not None
+        assert (log.items_available, log.items_asked, summary.complete) == (12, 12, True)
+        assert "Q8_0" in log.undecided
+
     def test_repetitions_of_an_item_stay_together(self, prepare: Prepare) -> None:
         prepared = prepare(runs_per_quant="2", task_limit="40")
         summary = run_sweep(prepared, SilentObserver())

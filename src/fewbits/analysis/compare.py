@@ -71,7 +71,7 @@ def judge_session(plan: Plan, model_id: str, reference: str, groups: Mapping[str
         return SessionVerdicts(reference, _race_details(plan, race), expected, log)
     ranks = {tag: rank for tag, rank in session_ranks(plan, model_id, evidence.artifacts).items() if tag != reference}
     details = _matrix_details(plan, reference, cells, ranks, harm_ps)
-    whole = len(plan.tasks) * plan.spec.runs_per_quant
+    whole = len(item_order(plan)) * plan.spec.runs_per_quant
     return SessionVerdicts(reference, details, dict.fromkeys(groups, whole), None)
 
 
@@ -116,7 +116,7 @@ def _needed_runs(plan: Plan, model_id: str, race: Race, reference: str) -> dict[
     """Return tag -> the trials that deciding asks of it: up to the block that decided it, the reference as long as any other."""
     runs, blocks = plan.spec.runs_per_quant, item_blocks(plan)
     first = model_index(plan, model_id) * len(blocks)
-    whole = len(plan.tasks) * runs
+    whole = len(item_order(plan)) * runs
     needed = dict.fromkeys(race.live, whole)
     for tag, finish in race.finished.items():
         if tag not in needed:
@@ -131,10 +131,10 @@ def _decision_log(
     return DecisionLog(
         decisions=race.decisions(),
         undecided=tuple(tag for tag in expected if tag not in race.finished and tag != reference),
-        items_available=len(plan.tasks),
+        items_available=len(item_order(plan)),
         items_asked=len(groups[reference].tasks) if reference in groups else 0,
         trials_run=sum(len(group.trials) for group in groups.values()),
-        trials_full_matrix=len(plan.tasks) * plan.spec.runs_per_quant * len(groups),
+        trials_full_matrix=len(item_order(plan)) * plan.spec.runs_per_quant * len(groups),
     )
 
 

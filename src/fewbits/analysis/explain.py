@@ -308,5 +308,5 @@ def _caveats(selection: Selection, policy: SelectionPolicy) -> Iterable[str]:
     unknown = [row.quant_tag for row in rows if row.unavailable.get("bits_per_weight") == Unavailable.NOT_REPORTED]
     if unknown:
         yield f"Bits per weight unknown: {listed(unknown)}. Ranked above all others, so never taken for the smallest."
-    if any(row.test_runs for row in rows) and all(row.determinism_rate is None for row in rows):
+    if any(row.test_runs for row in rows) and not any(row.determinism is not None and row.determinism.cells for row in rows):
         yield "Each task was answered once per variant, so whether the same seed gives the same text is not shown."

@@ -24,9 +24,8 @@ def zones_headline(selection: Selection, policy: SelectionPolicy) -> str:
     if smallest.is_reference and best.is_reference:
         return f"Keep {name}: no smaller variant is proven to keep up with it{_worse_words(selection)}."
     if smallest.quant_tag == best.quant_tag:
-        return (
-            f"Use {smallest.quant_tag}: {_proof(smallest, name)}, with the fewest bits of all that are, and the fastest of them."
-        )
+        proof = _proof(smallest, name)
+        return f"Use {smallest.quant_tag}: {proof}. Of all that are proven it has the fewest bits and is the fastest."
     return (
         f"Use {smallest.quant_tag} for the fewest bits ({_proof(smallest, name)}), or {best.quant_tag} for speed "
         f"({'the reference itself' if best.is_reference else _proof(best, name)})."

@@ -16,7 +16,9 @@ def item_order(plan: Plan) -> tuple[str, ...]:
     items before it must be a fair sample of all.
     """
     ids = tuple(task.task_id for task in plan.tasks)
-    return keyed_shuffle(ids, f"{plan.controls.seed}\nitems") if plan.spec.decide.enabled else ids
+    if not plan.spec.decide.enabled:
+        return ids
+    return keyed_shuffle(ids, f"{plan.controls.seed}\nitems")[: plan.spec.decide.maximum_items]
 
 
 def item_blocks(plan: Plan) -> tuple[tuple[str, ...], ...]:

@@ -120,6 +120,8 @@ class DecidePolicy(Record, frozen=True, kw_only=True):
     """Variants with a verdict get no further items; off: the full matrix, judged by the same anytime-valid tests."""
     minimum_items: Annotated[int, Meta(ge=1, le=10_000)] = 10
     """Items that every variant answers at least, so that each row has a latency and a memory figure."""
+    maximum_items: Annotated[int, Meta(ge=1)] | None = None
+    """Items that are asked at most, a draw from all of them; whoever is undecided then stays so. `None`: all."""
 
 
 class TaskSelection(Record, frozen=True, kw_only=True):

@@ -182,7 +182,7 @@ def _check_verdicts(draft: Draft) -> None:
         draft.refuse("decide", "deciding needs statistical verdicts, and threshold-v1 has none", "use three-zone-v1")
     if draft.values["decide"] or draft.given("decide"):
         return
-    for key in ("early_stop", "decide_minimum_items"):
+    for key in ("early_stop", "decide_minimum_items", "decide_maximum_items"):
         if draft.usable(key) and draft.given(key):
             draft.refuse(key, "does nothing without --decide", "add decide (--decide), or leave it out")
 

@@ -257,6 +257,12 @@ PARAMETERS: tuple[Parameter, ...] = (
         "with --decide: items that every variant answers at least",
         ("--decide-minimum-items",),
     ),
+    Parameter(
+        "decide_maximum_items",
+        "decide.maximum_items",
+        "with --decide: items that are asked at most; auto: all",
+        ("--decide-maximum-items",),
+    ),
     # Divergence from the reference
     Parameter(
         "evaluation_text",

@@ -65,6 +65,7 @@ def build_plan(
     )
     controls = resolve_controls(spec.controls, cores)
     block_tasks = spec.block_tasks or block_tasks
+    asked = min(len(planned), (spec.decide.enabled and spec.decide.maximum_items) or len(planned))
     return Plan(
         digest=plan_digest(
             spec,
@@ -82,7 +83,7 @@ def build_plan(
         controls=controls,
         hardware_fingerprint=fingerprint,
         commit_sha=commit_sha,
-        trials_total=len(models) * len(spec.quants) * len(planned) * spec.runs_per_quant,
+        trials_total=len(models) * len(spec.quants) * asked * spec.runs_per_quant,
         block_tasks=block_tasks,
         evaluation_text=evaluation_text,
         artifacts=artifact_paths(spec, evaluation_text),
