@@ -10,7 +10,7 @@ import select
 import sys
 import time
 
-BUSY_SECONDS, QUIET_SECONDS = (1.0, 4.0), (2.0, 5.0)
+BUSY_SECONDS, QUIET_SECONDS = (0.2, 2.0), (1.0, 3.0)
 
 
 def main() -> None:

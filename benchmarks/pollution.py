@@ -25,7 +25,7 @@ from fewbits.store.journal import read_journal
 from fewbits.sweep.progress import SilentObserver
 
 QUANTS = ("F16", "Q4_K_M")
-TASKS = 40
+BANK, TASKS = "benchmarks/task_bank/short/tasks.json", 100
 SLOWED, DRIFT = 1.10, 0.05
 LIMITS = (0.02, 0.03, 0.04, 0.05, 0.075, 0.10, 0.15)
 Cell = tuple[str, str]
@@ -88,9 +88,8 @@ def _run(folder: Path) -> Run:
     flags: dict[str, object] = {
         "models": [MODEL],
         "quants": list(QUANTS),
-        "tiers": "1",
+        "task_bank": BANK,
         "task_limit": str(TASKS),
-        "max_tokens": "96",
         "canary_runs": "0",
         "evaluation_text": "none",
         "determinism_tasks": "0",
