@@ -23,7 +23,7 @@ from fewbits.records.variant import ModelKind, ModelSource, Variant
 from fewbits.runtimes.base import Runtime, ServerCatalogue
 from fewbits.runtimes.registry import capabilities_of, create_runtime
 from fewbits.spec.load import load_spec
-from fewbits.store.journal import read_journal
+from fewbits.store.journal import iter_rows, read_journal
 from fewbits.store.run_directory import RunDirectory
 from fewbits.sweep.plan import build_plan, resolve_block_tasks
 from fewbits.sweep.progress import SweepObserver
@@ -256,7 +256,7 @@ def build_summary(directory: RunDirectory) -> SweepSummary:
 
 def _texts(directory: RunDirectory, trial_ids: frozenset[str]) -> dict[str, str]:
     """Read the outputs of a few trials: summaries leave texts out, since they are most of a journal."""
-    rows = read_journal(directory.trials_path, TrialText).rows
+    rows = iter_rows(directory.trials_path, TrialText)
     return {row.trial_id: row.output_text for row in rows if row.trial_id in trial_ids}
 
 

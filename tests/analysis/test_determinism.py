@@ -33,7 +33,7 @@ def repeats(trial: Build, *tasks: str) -> list[TrialView]:
 
 
 def test_a_variant_that_repeats_itself(trial: Build) -> None:
-    found = determinism_of(repeats(trial, "a", "b", "c"))
+    found = determinism_of(repeated_cells(repeats(trial, "a", "b", "c")))
     assert found == DeterminismDetail(
         cells=3,
         same_output_rate=1.0,
@@ -43,7 +43,7 @@ def test_a_variant_that_repeats_itself(trial: Build) -> None:
         channels=("output_text", "finish_reason", "output_tokens", "adherence_score"),
         first_divergence=None,
     )
-    assert first_differing_pair(repeats(trial, "a", "b")) is None
+    assert first_differing_pair(repeated_cells(repeats(trial, "a", "b"))) is None
 
 
 @pytest.mark.parametrize(
@@ -58,9 +58,9 @@ def test_a_variant_that_repeats_itself(trial: Build) -> None:
 def test_every_channel_counts(trial: Build, change: dict[str, Any], channel: str, output: float, outcome: float) -> None:
     again = trial("Q", "b", phase="determinism", **({"finish_reason": "stop"} | change))
     rows = [*repeats(trial, "a"), trial("Q", "b", finish_reason="stop"), again]
-    found = determinism_of(rows)
+    found = determinism_of(repeated_cells(rows))
     assert (found.same_output_rate, found.same_outcome_rate, found.deterministic) == (output, outcome, False)
-    pair = first_differing_pair(rows)
+    pair = first_differing_pair(repeated_cells(rows))
     assert pair is not None
     assert describe_divergence(pair, {}).channel == channel
     assert channel in CHANNELS
@@ -68,7 +68,7 @@ def test_every_channel_counts(trial: Build, change: dict[str, Any], channel: str
 
 def test_timings_and_unreported_values_are_no_difference(trial: Build) -> None:
     rows = [trial("Q", "a", total_latency=0.5), trial("Q", "a", total_latency=9.0, repetition=1, output_tokens=None)]
-    assert determinism_of(rows).deterministic is True
+    assert determinism_of(repeated_cells(rows)).deterministic is True
 
 
 def test_what_is_no_repeat(trial: Build, failure: Build) -> None:
@@ -83,15 +83,17 @@ def test_what_is_no_repeat(trial: Build, failure: Build) -> None:
         trial("Q", "b", output_sha256="6" * 64),
     ]
     assert repeated_cells(rows) == ()
-    found = determinism_of(rows)
+    found = determinism_of(repeated_cells(rows))
     assert (found.cells, found.same_output_rate, found.agreement_floor, found.deterministic) == (0, None, None, None)
-    unscored = determinism_of([trial("Q", "a", adherence_score=None), trial("Q", "a", adherence_score=None, attempt=2)])
+    unscored = determinism_of(
+        repeated_cells([trial("Q", "a", adherence_score=None), trial("Q", "a", adherence_score=None, attempt=2)])
+    )
     assert (unscored.cells, unscored.same_outcome_rate, unscored.deterministic) == (1, None, True)
 
 
 def test_superseded_attempts_are_repeats_too(trial: Build) -> None:
     rows = [trial("Q", "a", attempt=1), trial("Q", "a", attempt=2, output_sha256="x" * 64)]
-    assert determinism_of(rows).deterministic is False
+    assert determinism_of(repeated_cells(rows)).deterministic is False
 
 
 def test_the_first_difference_is_shown(trial: Build) -> None:
@@ -102,7 +104,7 @@ def test_the_first_difference_is_shown(trial: Build) -> None:
         trial("Q", "b", trial_id="b1", output_sha256="1" * 64, repetition=1),
         trial("Q", "b", trial_id="b2", output_sha256="2" * 64, repetition=2),
     ]
-    pair = first_differing_pair(reversed(rows))
+    pair = first_differing_pair(repeated_cells(reversed(rows)))
     assert pair is not None
     assert [row.trial_id for row in pair] == ["b0", "b2"]
     shown = describe_divergence(pair, {"b0": "The answer is " + "x" * 99, "b2": "The answer is"})
@@ -111,7 +113,7 @@ def test_the_first_difference_is_shown(trial: Build) -> None:
     for texts in ({}, {"b0": "only one"}, {"b0": "equal", "b2": "equal"}):
         blind = describe_divergence(pair, texts)
         assert (blind.position, blind.first, blind.second) == (None, "sha256 " + "1" * 16, "sha256 " + "2" * 16)
-    assert determinism_of(rows, shown).first_divergence == shown
+    assert determinism_of(repeated_cells(rows), shown).first_divergence == shown
     with pytest.raises(ValueError, match="do not differ"):
         describe_divergence((rows[0], rows[1]), {})
 
@@ -134,9 +136,11 @@ def test_row_order_never_matters(trial: Build, cells: list[tuple[str, int, str, 
     ]
     mixed = list(rows)
     shuffler.shuffle(mixed)
-    assert msgspec.json.encode(determinism_of(rows)) == msgspec.json.encode(determinism_of(mixed))
-    assert first_differing_pair(rows) == first_differing_pair(mixed)
-    assert (determinism_of(rows).deterministic is False) == (first_differing_pair(rows) is not None)
+    assert msgspec.json.encode(determinism_of(repeated_cells(rows))) == msgspec.json.encode(determinism_of(repeated_cells(mixed)))
+    assert first_differing_pair(repeated_cells(rows)) == first_differing_pair(repeated_cells(mixed))
+    assert (determinism_of(repeated_cells(rows)).deterministic is False) == (
+        first_differing_pair(repeated_cells(rows)) is not None
+    )
 
 
 @given(st.integers(1, 60), st.data())

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import msgspec
 import numpy as np
 
 from fewbits.analysis.counterfactual import would_change
-from fewbits.analysis.determinism import describe_divergence, determinism_of, first_differing_pair
+from fewbits.analysis.determinism import describe_divergence, determinism_of, first_differing_pair, repeated_cells
 from fewbits.analysis.items import item_blocks, item_order
 from fewbits.analysis.race import Race
 from fewbits.analysis.ranking import Artifacts, session_ranks
@@ -41,12 +41,12 @@ Cells = dict[tuple[str, str], list[TrialView]]
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Everything beside the trials that a summary is made from, by (model id, quant tag); `texts` by trial id."""
+    """Everything about variants that is not read from their counted trials alone, by (model id, quant tag)."""
 
     artifacts: Artifacts
     divergence: Mapping[tuple[str, str], DivergenceEstimate]
     harm_ps: Mapping[tuple[str, str], float | None]
-    texts: Mapping[str, str]
+    determinism: Mapping[tuple[str, str], DeterminismDetail]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,15 +151,21 @@ def complete_row(row: QuantRow, model_id: str, verdicts: SessionVerdicts, table:
     why = missing_reference if row.is_reference else {"divergence": str(Unavailable.NOT_MEASURED), **ratios.unavailable}
     names = (*additions, *RATIO_FIELDS)
     reasons |= {name: why.get(name, str(Unavailable.NO_REFERENCE)) for name in names if additions.get(name) is None}
-    runs = table.all_runs.get(key, ())
     return msgspec.structs.replace(
-        row, **additions, determinism=_determinism(runs, evidence.texts), unavailable=dict(sorted(reasons.items()))
+        row, **additions, determinism=evidence.determinism.get(key, determinism_of(())), unavailable=dict(sorted(reasons.items()))
     )
 
 
-def _determinism(runs: Sequence[TrialView], texts: Mapping[str, str]) -> DeterminismDetail:
-    pair = first_differing_pair(runs)
-    return determinism_of(runs, describe_divergence(pair, texts) if pair is not None else None)
+def judge_determinism(
+    table: TrialTable, read_texts: Callable[[frozenset[str]], Mapping[str, str]]
+) -> dict[tuple[str, str], DeterminismDetail]:
+    """Judge every variant's repeats; texts are asked for only where two runs of one cell differ, to show where."""
+    cells = {key: repeated_cells(runs) for key, runs in table.all_runs.items()}
+    pairs = {key: pair for key, of_variant in cells.items() if (pair := first_differing_pair(of_variant)) is not None}
+    wanted = frozenset(trial.trial_id for pair in pairs.values() for trial in pair)
+    texts = read_texts(wanted) if wanted else {}
+    shown = {key: describe_divergence(pair, texts) for key, pair in pairs.items()}
+    return {key: determinism_of(of_variant, shown.get(key)) for key, of_variant in cells.items()}
 
 
 def with_uncertainty(

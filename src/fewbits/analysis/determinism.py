@@ -30,16 +30,15 @@ FLOOR_LEVEL = 0.95
 SNIPPET_CHARACTERS = 40
 _DIGEST_DIGITS = 16
 _Cell = Sequence[TrialView]
+Cells = tuple[tuple[TrialView, ...], ...]
+"""Repeated cells of one variant: groups of at least two runs of the same request."""
 
 
-def determinism_of(trials: Iterable[TrialView], first_divergence: FirstDivergence | None = None) -> DeterminismDetail:
-    """Judge the repeats of one variant, in any order of rows. Without repeated cells every rate is `None`.
+def determinism_of(cells: Cells, first_divergence: FirstDivergence | None = None) -> DeterminismDetail:
+    """Judge the repeats of one variant (`repeated_cells`). Without any every rate is `None`.
 
-    `trials` are all journal rows of the variant, superseded attempts included. Repeats are rows of one task that ended
-    `OK` under the same effective controls on the same weights and the same engine version: a resumed run after an update
-    compares engines, not runs. `first_divergence` comes from `describe_divergence`; it needs the texts, which views lack.
+    `first_divergence` comes from `describe_divergence`; it needs the texts, which views lack.
     """
-    cells = repeated_cells(trials)
     same_output = sum(not _differing(cell, _OUTPUT_CHANNELS) for cell in cells)
     scored = [cell for cell in cells if all(trial.adherence_score is not None for trial in cell)]
     same_outcome = sum(not _differing(cell, (OUTCOME,)) for cell in scored)
@@ -57,14 +56,24 @@ def determinism_of(trials: Iterable[TrialView], first_divergence: FirstDivergenc
 _OUTPUT_CHANNELS = tuple(name for name in CHANNELS if name != OUTCOME)
 
 
-def repeated_cells(trials: Iterable[TrialView]) -> tuple[tuple[TrialView, ...], ...]:
-    """Return the groups of at least two repeats, by task id; inside a group in the order in which they were asked."""
+def repeated_cells(trials: Iterable[TrialView]) -> Cells:
+    """Return the groups of at least two repeats, by task id; inside a group in the order in which they were asked.
+
+    `trials` are all journal rows of one variant, superseded attempts included, in any order. Repeats are rows of one task that
+    ended `OK` under the same effective controls on the same weights and the same engine version: a resumed run after an update
+    compares engines, not runs.
+    """
     groups: dict[tuple[Any, ...], list[TrialView]] = {}
     for trial in trials:
         if trial.status is TrialStatus.OK and trial.phase in PHASES:
             groups.setdefault(_request(trial), []).append(trial)
     repeated = {tuple(map(str, key)): cell for key, cell in groups.items() if len(cell) > 1}
-    return tuple(tuple(sorted(repeated[key], key=_asked)) for key in sorted(repeated))
+    return tuple(_in_order(repeated[key]) for key in sorted(repeated))
+
+
+def _in_order(cell: list[TrialView]) -> tuple[TrialView, ...]:
+    """Order runs as they were asked; runs that agree in every channel need no order, and most do."""
+    return tuple(sorted(cell, key=_asked)) if _differing(cell, CHANNELS) else tuple(cell)
 
 
 def _request(trial: TrialView) -> tuple[Any, ...]:
@@ -97,12 +106,12 @@ def agreement_floor(agreeing: int, cells: int) -> float:
     return float(special.betaincinv(agreeing, cells - agreeing + 1, 1 - FLOOR_LEVEL)) if agreeing else 0.0
 
 
-def first_differing_pair(trials: Iterable[TrialView]) -> tuple[TrialView, TrialView] | None:
+def first_differing_pair(cells: Cells) -> tuple[TrialView, TrialView] | None:
     """Return two repeats that differ in a channel: of the first such task by id, the earliest run and the first unlike it.
 
     `None` when all repeats agree. Read the two rows' texts by `trial_id` for `describe_divergence`.
     """
-    for cell in repeated_cells(trials):
+    for cell in cells:
         for position, one in enumerate(cell):
             for other in cell[position + 1 :]:
                 if _differing((one, other), CHANNELS):

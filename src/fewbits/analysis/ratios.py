@@ -84,15 +84,17 @@ def _paired(variant: Group, reference: Group) -> _Pairs | Unavailable:
         (Unavailable.TRIAL_FAILED, lambda group: group.ok),
         (Unavailable.NO_CLEAN_TRIALS, lambda group: group.ok & group.clean),
     )
-    left: Codes = np.zeros(0, dtype=np.intp)
-    right: Codes = left
-    for reason, mask in conditions:
-        ours, theirs = _positions(variant, mask(variant)), _positions(reference, mask(reference))
-        shared = [cell for cell in ours if cell in theirs]
-        if not shared:
-            return reason
-        left = np.array([ours[cell] for cell in shared], dtype=np.intp)
-        right = np.array([theirs[cell] for cell in shared], dtype=np.intp)
+    # the last condition implies the others, which are only looked at to say where the pairs were lost
+    ours, theirs = (_positions(group, conditions[-1][1](group)) for group in (variant, reference))
+    shared = [cell for cell in ours if cell in theirs]
+    if not shared:
+        return next(
+            reason
+            for reason, mask in conditions
+            if _positions(variant, mask(variant)).keys().isdisjoint(_positions(reference, mask(reference)))
+        )
+    left = np.array([ours[cell] for cell in shared], dtype=np.intp)
+    right = np.array([theirs[cell] for cell in shared], dtype=np.intp)
     return _Pairs(variant, reference, left, right)
 
 

@@ -11,8 +11,7 @@ from typing import Any
 import msgspec
 
 from fewbits.analysis.attempts import rerun_budget
-from fewbits.analysis.compare import Evidence, complete_row, judge_session, with_uncertainty
-from fewbits.analysis.determinism import first_differing_pair
+from fewbits.analysis.compare import Evidence, complete_row, judge_determinism, judge_session, with_uncertainty
 from fewbits.analysis.explain import explain
 from fewbits.analysis.ranking import Artifacts, nominal_bits, reference_tag, session_ranks
 from fewbits.analysis.recommend import frontier_block, select
@@ -59,9 +58,7 @@ def summarise(
     """
     table = build_table(plan, trials)
     _check_weights(artifacts, table)
-    differing = _differing_trials(table) if read_texts is not None else frozenset()
-    texts = read_texts(differing) if read_texts is not None and differing else {}
-    evidence = Evidence(artifacts, divergence or {}, harm_ps or {}, texts)
+    evidence = Evidence(artifacts, divergence or {}, harm_ps or {}, judge_determinism(table, read_texts or _no_texts))
     sessions = tuple(_session(plan, model.model_id, evidence, table) for model in plan.models)
     expected = sum(row.expected_runs for session in sessions for row in session.per_quant)
     started = [moment for group in table.groups.values() for moment in group.values("started_at")]
@@ -92,10 +89,9 @@ def summarise(
     )
 
 
-def _differing_trials(table: TrialTable) -> frozenset[str]:
-    """Return the ids of the trials whose texts are needed to show where runs of one cell first part; mostly none."""
-    pairs = (first_differing_pair(runs) for runs in table.all_runs.values())
-    return frozenset(trial.trial_id for pair in pairs if pair is not None for trial in pair)
+def _no_texts(_trial_ids: frozenset[str]) -> Mapping[str, str]:
+    """Stand in for a journal that nobody may read: where texts differ is then not shown."""
+    return {}
 
 
 def _session(plan: Plan, model_id: str, evidence: Evidence, table: TrialTable) -> Session:

@@ -58,6 +58,22 @@ def read_journal(path: Path, row_type: type[R]) -> JournalContent[R]:
     return JournalContent(tuple(rows), digest, torn)
 
 
+def iter_rows(path: Path, row_type: type[R]) -> Iterator[R]:
+    """Yield the whole rows one by one, keeping none: for a second look at a few rows of a long journal.
+
+    Raises `StoreError` like `read_journal`, and for a missing file.
+    """
+    decoder = msgspec.json.Decoder(row_type)
+    try:
+        with path.open("rb", buffering=_BUFFER_BYTES) as stream:
+            for number, line in enumerate(stream, start=1):
+                if line.endswith(b"\n"):
+                    yield _decode(decoder, line, path, number)
+    except OSError as error:
+        msg = f"cannot read {path}: {error.strerror}"
+        raise StoreError(msg) from error
+
+
 def _decode(decoder: msgspec.json.Decoder[R], line: bytes, path: Path, number: int) -> R:
     try:
         return decoder.decode(line)
