@@ -232,7 +232,7 @@ def test_estimates_are_null_with_a_reason_when_nothing_is_known() -> None:
 
 def demo_document(folder: Path) -> dict[str, Any]:
     """The demo preset, resolved in a folder of its own on a made-up machine with a made-up model file, bank and tasks."""
-    bank = folder / "benchmarks/task_bank/v2_realworld/tasks.json"
+    bank = folder / "benchmarks/task_bank/short/tasks.json"
     bank.parent.mkdir(parents=True)
     bank.touch()
     spec = load_spec({}, ROOT / "benchmarks/configs/quant_sweep_demo.json", cwd=folder, available_cores=range(2))

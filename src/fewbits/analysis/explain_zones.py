@@ -21,6 +21,8 @@ def zones_headline(selection: Selection, policy: SelectionPolicy) -> str:
         return (
             f"No variant met the limits: none is proven to keep up with {name} within {format_seconds(policy.latency_ceiling)}."
         )
+    if len(selection.rows) == 1:
+        return f"{name} is the only variant, so there is nothing to compare it with."
     if smallest.is_reference and best.is_reference:
         return f"Keep {name}: no smaller variant is proven to keep up with it{_worse_words(selection)}."
     if smallest.quant_tag == best.quant_tag:
