@@ -211,6 +211,7 @@ class TestDecide:
             ({"selection_policy": "threshold-v1"}, "statistical verdicts"),
             ({"divergence_error_level": "0.05"}, "leaving nothing for the paired test"),
             ({"adherence_threshold": "0.9"}, "decides nothing under three-zone-v1"),
+            ({"decide_maximum_items": "5"}, "every variant answers at least 10"),
             ({"equivalence_margin": "0"}, "equivalence-margin"),
             ({"block_tasks": "0"}, "block-tasks"),
         ],

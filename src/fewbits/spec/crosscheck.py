@@ -169,6 +169,14 @@ def _check_verdicts(draft: Draft) -> None:
                 f"the divergence test would spend {part:g} of an error level of {whole:g}, leaving nothing for the paired test",
                 "keep divergence_error_level below error_level",
             )
+    if draft.usable("decide_minimum_items", "decide_maximum_items"):
+        least, most = draft.values["decide_minimum_items"], draft.values["decide_maximum_items"]
+        if most is not None and most < least:
+            draft.refuse(
+                "decide_maximum_items",
+                f"at most {most} items, but every variant answers at least {least}",
+                "lower decide_minimum_items, or allow more",
+            )
     if not draft.usable("selection_policy", "decide"):
         return
     threshold = draft.values["selection_policy"] == PolicyName.THRESHOLD
