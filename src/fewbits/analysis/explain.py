@@ -14,6 +14,8 @@ from fewbits.records.plan import PolicyName, SelectionPolicy
 from fewbits.records.summary import Estimate, FrontierReason, QuantRow, RecommendationDetail
 from fewbits.records.variant import WarningCode
 
+Span = tuple[float | None, float | None]
+
 MIN_TASKS_TO_EXTRAPOLATE = 10
 """The width of an interval from fewer tasks is itself too uncertain to plan the next run with."""
 
@@ -260,10 +262,13 @@ def _near_misses(selection: Selection, policy: SelectionPolicy) -> Iterable[str]
 
 def _close_race(selection: Selection) -> Iterable[str]:
     best = selection.best_value
-    if best is None or best.latency_median is None:
+    if best is None:
         return
+    by_ratio = all(row.is_reference or row.latency_ratio is not None for row in selection.rows if row.eligible)
+    spans = {row.quant_tag: _speed_span(row, by_ratio=by_ratio) for row in selection.rows if row.eligible}
+    own = spans.get(best.quant_tag)
     rivals = [row for row in selection.rows if row.eligible and row.quant_tag != best.quant_tag]
-    close = [row for row in rivals if row.latency_median is not None and _overlap(best.latency_median, row.latency_median)]
+    close = [row for row in rivals if own is not None and (span := spans[row.quant_tag]) is not None and _overlap(own, span)]
     if close:
         others = listed([f"{row.quant_tag} ({format_seconds(row.total_latency)})" for row in close])
         yield (
@@ -272,11 +277,19 @@ def _close_race(selection: Selection) -> Iterable[str]:
         )
 
 
-def _overlap(one: Estimate, other: Estimate) -> bool:
-    """Tell whether two intervals share a point; an open side reaches everywhere."""
-    low, high = (-math.inf if one.low is None else one.low), (math.inf if one.high is None else one.high)
-    other_low, other_high = (-math.inf if other.low is None else other.low), (math.inf if other.high is None else other.high)
-    return low <= other_high and other_low <= high
+def _speed_span(row: QuantRow, *, by_ratio: bool) -> Span | None:
+    """Return the interval of a row's speed: as a ratio to the reference within blocks, which no drift of the machine blurs."""
+    if by_ratio and row.is_reference:
+        return (1.0, 1.0)
+    estimate = row.latency_ratio if by_ratio else row.latency_median
+    return None if estimate is None else (estimate.low, estimate.high)
+
+
+def _overlap(one: Span, other: Span) -> bool:
+    """Tell whether two intervals share a point; an open side (`None`) reaches everywhere."""
+    lows = [-math.inf if low is None else low for low, _ in (one, other)]
+    highs = [math.inf if high is None else high for _, high in (one, other)]
+    return max(lows) <= min(highs)
 
 
 def _caveats(selection: Selection, policy: SelectionPolicy) -> Iterable[str]:

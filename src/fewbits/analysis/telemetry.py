@@ -148,7 +148,8 @@ def _failed(wall_seconds: float | None, reasons: dict[str, str]) -> tuple[dict[s
 def _succeeded(reply: RawReply, reasons: dict[str, str]) -> tuple[dict[str, float | None], TokenMetrics]:
     wall = reported_amount(reply.wall_seconds)
     prefill_ms, decode_ms = reported_amount(reply.prompt_ms), reported_amount(reply.predicted_ms)
-    internal = None if prefill_ms is None or decode_ms is None else (prefill_ms + decode_ms) / 1000
+    # divided before they are added: two finite times must not overflow to infinity
+    internal = None if prefill_ms is None or decode_ms is None else prefill_ms / 1000 + decode_ms / 1000
     overhead, why_overhead = overhead_ratio(wall, internal)
     measured = {
         "total_latency": _Measured(wall),
