@@ -134,6 +134,9 @@ def test_scatter_document(summary: SweepSummary) -> None:
     assert viable["frontier_role"] == "minimum_viable"
     assert viable["adherence_low"] == 0.437
     assert document["points"][3]["adherence_low"] is None
+    by_tag = {point["quant_tag"]: point for point in document["points"]}
+    assert (by_tag["F16"]["verdict"], by_tag["Q8_0"]["verdict"], by_tag["Q2_K"]["verdict"]) == (None, "EQUIVALENT", "WORSE")
+    assert by_tag["F16"]["latency_ratio"] is None
     everything = scatter_document(summary, "x", include_invalid=True)["points"]
     assert [point["valid"] for point in everything] == [True, True, False, True, True]
     assert everything[2]["generation_tps"] is None

@@ -40,4 +40,8 @@ def _point(session: Session, row: QuantRow) -> dict[str, Any]:
         "valid": row.valid,
         "on_frontier": row.on_frontier,
         "frontier_role": frontier_role(session.efficiency_frontier, row.quant_tag),
+        "verdict": row.verdict.verdict.value if row.verdict else None,
+        "latency_ratio": row.latency_ratio.value if row.latency_ratio else None,
+        "divergence_nats": row.divergence.mean_nats.value if row.divergence and row.divergence.mean_nats else None,
+        "frontier_probability": row.uncertainty.frontier_probability if row.uncertainty else None,
     }
