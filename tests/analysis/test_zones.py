@@ -97,6 +97,19 @@ def test_while_nothing_is_proven_nothing_is_recommended(summarise_zones: Callabl
     assert "would decide" in missing
 
 
+def test_a_sorted_bank_proves_nothing_by_its_order(trial: Make, make_plan: MakePlan, make_summary: Summarise) -> None:
+    """Losses come first and as many gains later: the mean is 0, whatever the first half looked like."""
+    plan = make_plan(("F16", "Q8_0"), TASKS, name=PolicyName.THREE_ZONE)
+    scores = {"F16": lambda place: float(not 60 <= place < 120), "Q8_0": lambda place: float(place >= 60)}
+    rows = [
+        trial(tag, task, block=place, adherence_score=scores[tag](place)) for place, task in enumerate(TASKS) for tag in scores
+    ]
+    summary = make_summary(plan, rows)
+    found = row(summary, "Q8_0").verdict
+    assert found is not None
+    assert (found.verdict, found.difference.value if found.difference else None) == ("UNRESOLVED", 0.0)
+
+
 def test_an_accepted_variant_over_the_latency_ceiling_is_no_pick(summarise_zones: Callable[..., SweepSummary]) -> None:
     summary = summarise_zones({"F16": 0, "Q8_0": 0}, {"F16": 0.5, "Q8_0": 2.0}, latency_ceiling=1.0)
     assert summary.sessions[0].recommendation_detail.minimum_viable_quant == "F16"
@@ -118,7 +131,7 @@ def test_divergence_beyond_the_harm_line_eliminates(trial: Make, make_plan: Make
     plan = make_plan(("F16", "Q2_K"), TASKS, name=PolicyName.THREE_ZONE)
     rows = [trial(tag, task, block=place) for place, task in enumerate(TASKS) for tag in ("F16", "Q2_K")]
     mean = Estimate(value=0.9, low=0.8, high=1.0, level=0.95, method="by hand", n=16)
-    none = dict.fromkeys(
+    none: dict[str, Any] = dict.fromkeys(
         ("p99_nats", "top_token_agreement", "perplexity_ratio", "reference_perplexity", "variant_perplexity", "floor_nats")
     )
     divergence = DivergenceEstimate(

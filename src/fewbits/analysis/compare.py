@@ -11,7 +11,7 @@ import numpy as np
 
 from fewbits.analysis.counterfactual import would_change
 from fewbits.analysis.determinism import describe_divergence, determinism_of, first_differing_pair, repeated_cells
-from fewbits.analysis.items import item_blocks, item_order
+from fewbits.analysis.items import drawn_order, item_blocks, item_order
 from fewbits.analysis.race import Race
 from fewbits.analysis.ranking import Artifacts, session_ranks
 from fewbits.analysis.ratios import block_ratios
@@ -86,13 +86,13 @@ def _cells(groups: Mapping[str, Group]) -> Cells:
 def _matrix_details(
     plan: Plan, reference: str, cells: Cells, ranks: Mapping[str, int], harm_ps: Mapping[str, float | None]
 ) -> dict[str, VerdictDetail]:
-    """Judge a full matrix: all items that both have answered, in the order in which they were asked."""
+    """Judge a full matrix: all items that both have answered, in an order that does not depend on the bank's."""
     runs = plan.spec.runs_per_quant
 
     def score(tag: str, task: str) -> float | None:
         return item_score(cells.get((tag, task), ()), runs)
 
-    items = block_outcomes(item_order(plan), ranks, reference, score)
+    items = block_outcomes(drawn_order(plan), ranks, reference, score)
     differences = {tag: np.array([item[tag] for item in items if tag in item], dtype=np.float64) for tag in ranks}
     candidates = {
         tag: Candidate(tag, rank, evidence_of(differences[tag], plan.spec.policy), harm_ps.get(tag))

@@ -15,10 +15,17 @@ def item_order(plan: Plan) -> tuple[str, ...]:
     The bank's own order for a full matrix; drawn from the seed when deciding, since a verdict may fall after any item and the
     items before it must be a fair sample of all.
     """
-    ids = tuple(task.task_id for task in plan.tasks)
     if not plan.spec.decide.enabled:
-        return ids
-    return keyed_shuffle(ids, f"{plan.controls.seed}\nitems")[: plan.spec.decide.maximum_items]
+        return tuple(task.task_id for task in plan.tasks)
+    return drawn_order(plan)[: plan.spec.decide.maximum_items]
+
+
+def drawn_order(plan: Plan) -> tuple[str, ...]:
+    """Return all task ids in an order drawn from the seed: the order in which evidence is gathered, also of a full matrix.
+
+    Evidence counts its best moment so far, which is fair only where early items are a fair sample: a bank sorted by kind is not.
+    """
+    return keyed_shuffle(tuple(task.task_id for task in plan.tasks), f"{plan.controls.seed}\nitems")
 
 
 def item_blocks(plan: Plan) -> tuple[tuple[str, ...], ...]:
