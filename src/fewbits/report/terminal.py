@@ -6,7 +6,7 @@ objects, never into console markup, and only after hidden characters were made v
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fewbits.records.plan import PolicyName
@@ -28,6 +28,7 @@ WIDE_COLUMNS = 110
 EXTRA_COLUMNS = 130
 """From this width on, so do the latency ratio and the divergence, where they were measured."""
 _DIGEST_DIGITS = 16
+_SHOWN_TASKS = 60
 
 
 def render_terminal(summary: SweepSummary, console_width: int) -> RenderableType:
@@ -166,7 +167,7 @@ def _warning_sentences(session: Session) -> list[str]:
 
 
 def render_dry_run(document: Mapping[str, Any]) -> RenderableType:
-    """Return the dry-run document (`fewbits.sweep.plan.dry_run_document`) as tables: nothing in it is left out."""
+    """Return the dry-run document (`fewbits.sweep.plan.dry_run_document`) as tables; only long lists of tasks are cut short."""
     from rich.console import Group
     from rich.text import Text
 
@@ -178,7 +179,12 @@ def render_dry_run(document: Mapping[str, Any]) -> RenderableType:
         ("Plan", _pairs_table(_labelled(_plan_facts(document)))),
         ("Models", _pairs_table({model["model_id"]: _model_words(model) for model in matrix["models"]})),
         ("Variants and disk", _variants_table(estimates["disk"])),
-        ("Work", _pairs_table(_labelled(_work_facts(matrix, estimates)))),
+        (
+            "Work",
+            _pairs_table(
+                _labelled(_work_facts(matrix, estimates, deciding=document["policies"].get("decide", {}).get("enabled", False)))
+            ),
+        ),
         ("Controls", _pairs_table(_labelled(document["controls"]))),
         *((f"Policy: {name}", _pairs_table(_labelled(policy))) for name, policy in document["policies"].items()),
         ("Files it would write", _pairs_table(_labelled(document["artifacts"]))),
@@ -207,7 +213,13 @@ def _model_words(model: Mapping[str, Any]) -> str:
     return ", ".join(str(part) for part in (model["kind"], digest, model.get("path")) if part)
 
 
-def _work_facts(matrix: Mapping[str, Any], estimates: Mapping[str, Any]) -> dict[str, Any]:
+def _first_of(tasks: Sequence[str]) -> list[str]:
+    """Return the first tasks of a long list, and how many follow."""
+    hidden = len(tasks) - _SHOWN_TASKS
+    return [*tasks] if hidden <= 1 else [*tasks[:_SHOWN_TASKS], f"and {hidden} more (--json names all)"]
+
+
+def _work_facts(matrix: Mapping[str, Any], estimates: Mapping[str, Any], *, deciding: bool) -> dict[str, Any]:
     seconds = estimates["seconds"]
     unavailable = _unknown(estimates["seconds_unavailable"])
     shown = {key: value for key, value in matrix.items() if key not in {"models", "tasks", "selection"}}
@@ -217,8 +229,8 @@ def _work_facts(matrix: Mapping[str, Any], estimates: Mapping[str, Any]) -> dict
     return {
         **shown,
         "selection": selection or "all tasks",
-        "tasks": matrix["tasks"],
-        "estimated_time": formats.seconds(seconds) if seconds is not None else unavailable,
+        "tasks": _first_of(matrix["tasks"]),
+        "estimated_time": f"{'at most ' if deciding else ''}{formats.seconds(seconds)}" if seconds is not None else unavailable,
     }
 
 
