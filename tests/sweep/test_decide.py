@@ -175,6 +175,22 @@ class TestDecide:
         assert first[:10] != other[:10]
         assert first == order(prepare(out_dir=str(root / "again")))
 
+    def test_each_model_has_a_race_of_its_own(self, prepare: Prepare) -> None:
+        prepared, heard = prepare(models=["m", "n"]), Listener()
+        summary = run_sweep(prepared, heard)
+        assert [session.model_id for session in summary.sessions] == ["m", "n"]
+        for session in summary.sessions:
+            log = session.decision_log
+            assert log is not None
+            assert [decision.quant_tag for decision in log.decisions] == ["Q2_K", "Q8_0"]
+            assert log.decisions[0].after_items == heard.decisions[0][0].after_items
+        first, second = (session.decision_log for session in summary.sessions)
+        assert first is not None
+        assert second is not None
+        assert second.decisions[0].after_block == first.decisions[0].after_block + ITEMS
+        assert summary.complete
+        assert verify_run(prepared.directory)[0]
+
     def test_too_few_items_leave_it_open_and_say_what_is_missing(self, prepare: Prepare) -> None:
         summary = run_sweep(prepare(task_limit="12"), SilentObserver())
         (session,) = summary.sessions
