@@ -23,7 +23,7 @@ from fewbits.records.variant import ModelKind, ModelSource, Variant
 from fewbits.runtimes.base import Runtime, ServerCatalogue
 from fewbits.runtimes.registry import capabilities_of, create_runtime
 from fewbits.spec.load import load_spec
-from fewbits.store.journal import iter_rows, read_journal
+from fewbits.store.journal import JournalContent, read_journal, read_rows_at
 from fewbits.store.run_directory import RunDirectory
 from fewbits.sweep.plan import build_plan, resolve_block_tasks
 from fewbits.sweep.progress import SweepObserver
@@ -250,14 +250,14 @@ def build_summary(directory: RunDirectory) -> SweepSummary:
         fewbits_version=__version__,
         divergence=divergence,
         harm_ps=harm_ps,
-        read_texts=lambda trial_ids: _texts(directory, trial_ids),
+        read_texts=lambda trial_ids: _texts(directory, journal, trial_ids),
     )
 
 
-def _texts(directory: RunDirectory, trial_ids: frozenset[str]) -> dict[str, str]:
+def _texts(directory: RunDirectory, journal: JournalContent[TrialView], trial_ids: frozenset[str]) -> dict[str, str]:
     """Read the outputs of a few trials: summaries leave texts out, since they are most of a journal."""
-    rows = iter_rows(directory.trials_path, TrialText)
-    return {row.trial_id: row.output_text for row in rows if row.trial_id in trial_ids}
+    places = [offset for row, offset in zip(journal.rows, journal.offsets, strict=True) if row.trial_id in trial_ids]
+    return {row.trial_id: row.output_text for row in read_rows_at(directory.trials_path, places, TrialText)}
 
 
 def write_results(directory: RunDirectory) -> SweepSummary:

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fewbits.core.errors import StoreError
-from fewbits.store.journal import JournalWriter, read_journal
+from fewbits.store.journal import JournalWriter, read_journal, read_rows_at
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -93,3 +94,19 @@ def test_a_full_disk_is_explained_and_leaves_no_half_row() -> None:
     writer = JournalWriter(Path("/dev/full"))
     with pytest.raises(StoreError, match="cannot write /dev/full"):
         writer.append(Row(n=1))
+
+
+def test_a_few_rows_are_read_again_from_where_they_begin(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    writer = JournalWriter(path)
+    for number in range(5):
+        writer.append({"number": number, "text": "ä" * number})
+    writer.close()
+    with path.open("ab") as stream:
+        stream.write(b'{"number": 9, "te')  # torn
+    content = read_journal(path, dict[str, Any])
+    assert len(content.offsets) == len(content.rows) == 5
+    again = read_rows_at(path, [content.offsets[3], content.offsets[1]], dict[str, Any])
+    assert again == [content.rows[3], content.rows[1]]
+    with pytest.raises(StoreError, match="cannot read"):
+        read_rows_at(tmp_path / "absent.jsonl", [0], dict[str, Any])

@@ -85,22 +85,17 @@ def _paired(variant: Group, reference: Group) -> _Pairs | Unavailable:
         (Unavailable.NO_CLEAN_TRIALS, lambda group: group.ok & group.clean),
     )
     # the last condition implies the others, which are only looked at to say where the pairs were lost
-    ours, theirs = (_positions(group, conditions[-1][1](group)) for group in (variant, reference))
+    ours, theirs = variant.timed_places, reference.timed_places
     shared = [cell for cell in ours if cell in theirs]
     if not shared:
         return next(
             reason
             for reason, mask in conditions
-            if _positions(variant, mask(variant)).keys().isdisjoint(_positions(reference, mask(reference)))
+            if variant.places(mask(variant)).keys().isdisjoint(reference.places(mask(reference)))
         )
     left = np.array([ours[cell] for cell in shared], dtype=np.intp)
     right = np.array([theirs[cell] for cell in shared], dtype=np.intp)
     return _Pairs(variant, reference, left, right)
-
-
-def _positions(group: Group, mask: Mask) -> dict[tuple[int, str, int], int]:
-    cells = zip(group.values("block"), group.values("task_id"), group.values("repetition"), mask.tolist(), strict=True)
-    return {(block, task, repetition): place for place, (block, task, repetition, use) in enumerate(cells) if use}
 
 
 def _ratio(pairs: _Pairs, path: str, missing: Unavailable) -> Estimate | Unavailable:

@@ -71,6 +71,16 @@ class Group:
         return np.array([status is TokenStatus.OK for status in self.values("telemetry.token_metrics.status")], dtype=np.bool_)
 
     @cached_property
+    def timed_places(self) -> dict[tuple[int, str, int], int]:
+        """(block, task, repetition) -> position, of the trials that ended with an answer and undisturbed."""
+        return self.places(self.ok & self.clean)
+
+    def places(self, mask: Mask) -> dict[tuple[int, str, int], int]:
+        """Return (block, task, repetition) -> position of the trials under `mask` (`bool[trials]`)."""
+        cells = zip(self.values("block"), self.values("task_id"), self.values("repetition"), strict=True)
+        return {cell: place for (place, cell), use in zip(enumerate(cells), mask.tolist(), strict=True) if use}
+
+    @cached_property
     def scores(self) -> Floats:
         """Adherence per trial: 0 for every trial that failed, NaN only where a task has no checks."""
         reported = self.column("adherence_score")
@@ -115,7 +125,8 @@ def build_table(plan: Plan, trials: Iterable[TrialView]) -> TrialTable:
 
     Raises `StoreError` for a row of another plan or outside the plan's matrix: such a journal cannot be trusted.
     """
-    attempts: dict[Cell, list[TrialView]] = {}
+    first: dict[Cell, TrialView] = {}
+    multiple: dict[Cell, list[TrialView]] = {}
     repeats: dict[tuple[str, str], list[TrialView]] = {}
     digest = plan.digest
     for trial in trials:
@@ -126,25 +137,26 @@ def build_table(plan: Plan, trials: Iterable[TrialView]) -> TrialTable:
             raise StoreError(msg)
         if trial.phase == DETERMINISM:
             repeats.setdefault((trial.model_id, trial.quant_tag), []).append(trial)
-        else:
-            attempts.setdefault((trial.model_id, trial.quant_tag, trial.task_id, trial.repetition), []).append(trial)
-    _refuse_strangers(plan, attempts)
+            continue
+        key = (trial.model_id, trial.quant_tag, trial.task_id, trial.repetition)
+        known = first.setdefault(key, trial)
+        if known is not trial:
+            multiple.setdefault(key, [known]).append(trial)
+    _refuse_strangers(plan, first)
     by_variant: dict[tuple[str, str], list[TrialView]] = {}
-    for key in sorted(attempts):
-        rows = attempts[key]
-        by_variant.setdefault(key[:2], []).append(rows[0] if len(rows) == 1 else counted(rows))
-        repeats.setdefault(key[:2], []).extend(rows)
-    multiple = [rows for rows in attempts.values() if len(rows) > 1]
+    for key in sorted(first):
+        by_variant.setdefault(key[:2], []).append(counted(multiple[key]) if key in multiple else first[key])
+    for pair, rows in by_variant.items():
+        repeats.setdefault(pair, []).extend(rows)
+    for key, attempts in multiple.items():
+        repeats[key[:2]] += [trial for trial in attempts if trial is not counted(attempts)]
+    first_attempts = first | {key: min(attempts, key=attrgetter("attempt")) for key, attempts in multiple.items()}
     return TrialTable(
         {key: Group(tuple(rows)) for key, rows in by_variant.items()},
-        superseded=sum(len(rows) - 1 for rows in multiple),
-        first_clean=sum(_first_is_clean(rows) for rows in attempts.values()),
+        superseded=sum(len(attempts) - 1 for attempts in multiple.values()),
+        first_clean=sum(trial.run_quality_status is RunQuality.CLEAN for trial in first_attempts.values()),
         all_runs={key: tuple(rows) for key, rows in repeats.items()},
     )
-
-
-def _first_is_clean(rows: list[TrialView]) -> bool:
-    return min(rows, key=lambda trial: trial.attempt).run_quality_status is RunQuality.CLEAN
 
 
 def _refuse_strangers(plan: Plan, cells: Iterable[Cell]) -> None:

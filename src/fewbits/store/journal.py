@@ -6,7 +6,7 @@ import contextlib
 import gc
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -27,6 +27,8 @@ class JournalContent(Generic[R]):
     """What a journal holds: decoded rows in file order, a digest that does not depend on order, and the bytes of a torn tail."""
 
     rows: tuple[R, ...]
+    offsets: tuple[int, ...]
+    """Where each row begins in the file, bytes: to look at a few rows again (`read_rows_at`)."""
     digest: str
     torn_bytes: int
 
@@ -39,8 +41,9 @@ def read_journal(path: Path, row_type: type[R]) -> JournalContent[R]:
     """
     decoder = msgspec.json.Decoder(row_type)
     rows: list[R] = []
+    offsets: list[int] = []
     digests: list[bytes] = []
-    torn = 0
+    torn = position = 0
     try:
         with path.open("rb", buffering=_BUFFER_BYTES) as stream, _no_collection():
             for number, line in enumerate(stream, start=1):
@@ -49,29 +52,30 @@ def read_journal(path: Path, row_type: type[R]) -> JournalContent[R]:
                     break
                 digests.append(hashlib.sha256(line[:-1]).digest())
                 rows.append(_decode(decoder, line, path, number))
+                offsets.append(position)
+                position += len(line)
     except FileNotFoundError:
         pass  # a run that has not begun has an empty journal
     except OSError as error:
         msg = f"cannot read {path}: {error.strerror}"
         raise StoreError(msg) from error
     digest = hashlib.sha256(b"".join(sorted(digests))).hexdigest()
-    return JournalContent(tuple(rows), digest, torn)
+    return JournalContent(tuple(rows), tuple(offsets), digest, torn)
 
 
-def iter_rows(path: Path, row_type: type[R]) -> Iterator[R]:
-    """Yield the whole rows one by one, keeping none: for a second look at a few rows of a long journal.
-
-    Raises `StoreError` like `read_journal`, and for a missing file.
-    """
+def read_rows_at(path: Path, offsets: Iterable[int], row_type: type[R]) -> list[R]:
+    """Read a few rows again, as another type, from where they begin. Raises `StoreError` like `read_journal`."""
     decoder = msgspec.json.Decoder(row_type)
+    rows = []
     try:
-        with path.open("rb", buffering=_BUFFER_BYTES) as stream:
-            for number, line in enumerate(stream, start=1):
-                if line.endswith(b"\n"):
-                    yield _decode(decoder, line, path, number)
+        with path.open("rb") as stream:
+            for number, offset in enumerate(offsets, start=1):
+                stream.seek(offset)
+                rows.append(_decode(decoder, stream.readline(), path, number))
     except OSError as error:
         msg = f"cannot read {path}: {error.strerror}"
         raise StoreError(msg) from error
+    return rows
 
 
 def _decode(decoder: msgspec.json.Decoder[R], line: bytes, path: Path, number: int) -> R:
