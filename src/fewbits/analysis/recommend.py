@@ -9,7 +9,7 @@ import msgspec
 
 from fewbits.analysis.frontier import Frontier, FrontierPoint, memory_axis, pareto_frontier
 from fewbits.records.plan import PolicyName, SelectionPolicy
-from fewbits.records.summary import EfficiencyFrontier, FrontierReason, QuantRow, VerdictCode
+from fewbits.records.summary import EfficiencyFrontier, FrontierReason, MinimumKind, QuantRow, VerdictCode
 
 TOLERANCE = 1e-9
 """Limits are inclusive; 0.95 x 0.8 must not exclude 0.76 by rounding."""
@@ -181,6 +181,7 @@ def frontier_block(selection: Selection, policy: SelectionPolicy) -> EfficiencyF
         adherence_threshold=policy.adherence_threshold,
         adherence_floor=policy.adherence_floor,
         minimum_adherence=None if selection.minimum_adherence is None else round(selection.minimum_adherence, 6),
+        minimum_kind=MinimumKind.LIMIT if policy.name is PolicyName.THRESHOLD else MinimumKind.MARGIN_EDGE,
         latency_ceiling=policy.latency_ceiling,
         objectives=selection.objectives,
         pareto_quant_tags=selection.pareto_quant_tags,

@@ -54,6 +54,15 @@ class FrontierReason(StrEnum):
     """No variant is proven yet, and at least one is still undecided: see what is missing."""
 
 
+class MinimumKind(StrEnum):
+    """What `minimum_adherence` is. A closed set: its words go into pictures."""
+
+    LIMIT = "adherence limit"
+    """It decides (`threshold-v1`)."""
+    MARGIN_EDGE = "margin's edge"
+    """It only shows where points lie: tests decide (`three-zone-v1`)."""
+
+
 class Estimate(Record, frozen=True, kw_only=True):
     """A number with its uncertainty. `low`/`high` are `None` only where `reason` says why no interval exists."""
 
@@ -304,6 +313,7 @@ class EfficiencyFrontier(Record, frozen=True, kw_only=True):
     adherence_floor: float
     minimum_adherence: float | None
     """max(floor, threshold x reference adherence), under `three-zone-v1` max(floor, reference adherence - margin)."""
+    minimum_kind: MinimumKind = MinimumKind.LIMIT
     latency_ceiling: float
     objectives: tuple[str, ...]
     pareto_quant_tags: tuple[str, ...]

@@ -34,7 +34,7 @@ def render_frontier_text(session: Session, include_invalid: bool = False) -> str
     y_axis = axis_over([*heights, limit] if limit is not None else heights, target_ticks=5, min_span=MIN_SCORE, ceiling=1.0)
     canvas = _Canvas(x_axis, y_axis)
     if limit is not None and y_axis.holds(limit):
-        canvas.draw_limit(limit, f" limit {limit:.3f}")
+        canvas.draw_limit(limit, f" {session.efficiency_frontier.minimum_kind.value.removeprefix('adherence ')} {limit:.3f}")
     unlabelled = canvas.draw_points(points)
     notes += [f"Too close to others for a label: {label}." for label in unlabelled]
     used = {point.kind for point in points}

@@ -135,7 +135,7 @@ def _limits(session: Session, x_axis: Axis, y_axis: Axis, taken: list[Box], line
     frontier = session.efficiency_frontier
     if frontier.minimum_adherence is not None and y_axis.holds(frontier.minimum_adherence):
         y = _up(y_axis, frontier.minimum_adherence)
-        words = f"adherence limit {frontier.minimum_adherence:.3f}"
+        words = f"{frontier.minimum_kind.value} {frontier.minimum_adherence:.3f}"
         parts.append(_line((_FRAME.left, y), (_FRAME.right, y), _RED, dashes="6 4"))
         baseline = y + 14 if y + 17 < _FRAME.bottom else y - 5
         parts.append(_text(_FRAME.right - 4, baseline, words, anchor="end", size_px=11, fill=_RED, halo=True))
