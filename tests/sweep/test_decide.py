@@ -175,6 +175,17 @@ class TestDecide:
         assert first[:10] != other[:10]
         assert first == order(prepare(out_dir=str(root / "again")))
 
+    def test_larger_blocks_decide_at_their_end(self, prepare: Prepare) -> None:
+        """Where variants swap, a block holds several items: nobody stops in the middle of one."""
+        prepared = prepare(block_tasks="7")
+        summary = run_sweep(prepared, SilentObserver())
+        counts = asked(prepared)
+        assert [count % 7 for count in counts.values()] == [0, 0, 0]
+        assert counts["Q2_K"] < counts["Q8_0"] == counts["F16"] < ITEMS
+        assert verdicts(summary) == {"Q8_0": VerdictCode.EQUIVALENT, "Q2_K": VerdictCode.WORSE}
+        assert summary.complete
+        assert verify_run(prepared.directory)[0]
+
     def test_each_model_has_a_race_of_its_own(self, prepare: Prepare) -> None:
         prepared, heard = prepare(models=["m", "n"]), Listener()
         summary = run_sweep(prepared, heard)
