@@ -157,7 +157,7 @@ class DivergenceEstimate(Record, frozen=True, kw_only=True):
     reference_perplexity: float | None
     variant_perplexity: float | None
     floor_nats: float | None
-    """Mean divergence of the reference from itself at another thread count: what the instrument cannot see below."""
+    """Mean divergence of the reference from itself, computed another way: what the instrument cannot see below."""
     below_floor: bool | None
     """The mean is not above the floor: too small for this instrument to tell from none."""
     truncation_nats: float | None

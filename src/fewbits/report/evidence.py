@@ -208,7 +208,7 @@ def _divergence_notes(found: Sequence[DivergenceEstimate], policy: SelectionPoli
     floors = list(dict.fromkeys(formats.nats(one.floor_nats) for one in found if one.floor_nats is not None))
     if floors:
         notes.append(
-            f"The floor: {' or '.join(floors)} nats separate the reference from itself at another thread count. "
+            f"The floor: {' or '.join(floors)} nats separate the reference from itself, computed another way. "
             "A mean that is not above it cannot be told from none."
         )
     else:

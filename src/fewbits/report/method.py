@@ -52,7 +52,7 @@ _EVIDENCE_LEGEND = (
     ("margin", "the largest difference of adherence that still counts as the same; fixed before any result"),
     ("refuted", "the opposite of what is claimed has a p-value under its level; levels share the session's error (Holm)"),
     ("KL divergence", "nats per token by which the variant's next-token distribution misses the reference's; 0 is no difference"),
-    ("floor", "the divergence of the reference from itself at another thread count: the instrument sees nothing below it"),
+    ("floor", "the divergence of the reference from itself, computed another way: the instrument sees nothing below it"),
     ("harm line", "a mean divergence that no useful variant reaches"),
     ("perplexity ratio", "perplexity of the variant / of the reference on the same tokens"),
     ("ratio to the reference", "variant / reference for the same item in the same block, median over pairs"),
