@@ -33,6 +33,7 @@ from fewbits.workloads.text.sandbox import require_sandbox
 from fewbits.workloads.text.selection import select_tasks
 
 if TYPE_CHECKING:
+    from fewbits.analysis.divergence import DivergenceRows
     from fewbits.sweep.pool import VariantKey
 
 REPOSITORY_ROOT = Path(__file__).resolve().parents[2]
@@ -205,34 +206,31 @@ def _measure_divergence(
 ) -> dict[VariantKey, float | None]:
     """Measure what the divergence journal lacks, and return the harm test's p-value of every variant that it holds."""
     from fewbits.analysis.ranking import reference_tag
-    from fewbits.sweep.divergence import measure_divergence
+    from fewbits.sweep.divergence import measure_divergence, read_divergence
 
     artifacts = {key: variant.artifact for key, variant in variants.items()}
     references = {source.model_id: reference_tag(plan, source.model_id, artifacts) for source in plan.models}
     measure_divergence(plan, variants, references, directory, observer)
-    return _read_divergence(plan, directory)[1]
+    return _harm_p_values(plan, read_divergence(plan, directory))
 
 
-def _read_divergence(
-    plan: Plan, directory: RunDirectory
-) -> tuple[dict[VariantKey, DivergenceEstimate], dict[VariantKey, float | None]]:
-    """Return the estimates and the harm test's p-values that the divergence journal shows, per variant."""
-    from fewbits.analysis.divergence import divergence_harm_p_value, estimate_divergence
-    from fewbits.sweep.divergence import read_divergence
+def _harm_p_values(plan: Plan, rows: DivergenceRows) -> dict[VariantKey, float | None]:
+    from fewbits.analysis.divergence import divergence_harm_p_value
 
-    if plan.evaluation_text is None:
-        return {}, {}
-    rows, policy = read_divergence(plan, directory), plan.spec.policy
-    estimates = {
-        key: estimate_divergence(row, rows.floors.get(key[0]), divergence_level=policy.divergence_error_level)
-        for key, row in rows.variants.items()
-    }
-    return estimates, {key: divergence_harm_p_value(row, policy.divergence_harm_nats) for key, row in rows.variants.items()}
+    return {key: divergence_harm_p_value(row, plan.spec.policy.divergence_harm_nats) for key, row in rows.variants.items()}
+
+
+def _divergence_estimates(plan: Plan, rows: DivergenceRows) -> dict[VariantKey, DivergenceEstimate]:
+    from fewbits.analysis.divergence import estimate_divergence
+
+    level = plan.spec.policy.divergence_error_level
+    return {key: estimate_divergence(row, rows.floors.get(key[0]), divergence_level=level) for key, row in rows.variants.items()}
 
 
 def build_summary(directory: RunDirectory) -> SweepSummary:
     """The summary of a run, from its plan, manifests and journals alone."""
     from fewbits.analysis.summary import summarise
+    from fewbits.sweep.divergence import read_divergence
     from fewbits.sweep.run import read_canary
 
     plan = directory.read_plan()
@@ -240,7 +238,7 @@ def build_summary(directory: RunDirectory) -> SweepSummary:
         msg = f"{directory.root} is not a run folder: it has no plan.json."
         raise StoreError(msg)
     journal = read_journal(directory.trials_path, TrialView)
-    divergence, harm_ps = _read_divergence(plan, directory)
+    rows = read_divergence(plan, directory)
     return summarise(
         plan,
         directory.read_manifests(),
@@ -248,8 +246,8 @@ def build_summary(directory: RunDirectory) -> SweepSummary:
         canary=read_canary(plan, directory),
         journal_digest=journal.digest,
         fewbits_version=__version__,
-        divergence=divergence,
-        harm_ps=harm_ps,
+        divergence=_divergence_estimates(plan, rows),
+        harm_ps=_harm_p_values(plan, rows),
         read_texts=lambda trial_ids: _texts(directory, journal, trial_ids),
     )
 

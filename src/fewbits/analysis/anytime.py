@@ -20,9 +20,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from fewbits.analysis.statistics import Floats
 
 _BETS = 16
 _FRACTIONS: Floats = (np.arange(_BETS) + 0.5) / _BETS

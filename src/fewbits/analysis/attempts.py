@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TypeVar
 
 import msgspec
 
@@ -13,16 +12,13 @@ from fewbits.records.base import TrialStatus
 from fewbits.records.plan import Plan
 from fewbits.records.trial import Trial, TrialView
 
-AnyTrial = Trial | TrialView
-T = TypeVar("T", Trial, TrialView)
 
-
-def is_disturbed(trial: AnyTrial) -> bool:
+def is_disturbed(trial: Trial | TrialView) -> bool:
     """Tell whether others disturbed a trial, so that running it again can help (missing telemetry is no such thing)."""
     return not FOREIGN_REASONS.isdisjoint(trial.run_quality_reasons)
 
 
-def counted(attempts: Sequence[T]) -> T:
+def counted(attempts: Sequence[TrialView]) -> TrialView:
     """Return the attempt that counts: an undisturbed one before a disturbed one, then the latest. `attempts` is not empty.
 
     The choice looks at the machine's state alone, never at the answer, so it favours no variant. It does not depend on the order.
@@ -30,13 +26,12 @@ def counted(attempts: Sequence[T]) -> T:
     return max(attempts, key=_precedence)
 
 
-def _precedence(trial: AnyTrial) -> tuple[bool, int, str, bytes]:
+def _precedence(trial: TrialView) -> tuple[bool, int, str, bytes]:
     """The last two parts only make the choice independent of row order."""
-    tie = b"" if isinstance(trial, Trial) else msgspec.json.encode(trial)
-    return (not is_disturbed(trial), trial.attempt, trial.started_at, tie)
+    return (not is_disturbed(trial), trial.attempt, trial.started_at, msgspec.json.encode(trial))
 
 
-def outcome_score(trial: AnyTrial) -> float | None:
+def outcome_score(trial: TrialView) -> float | None:
     """Return the adherence that a trial counts with: 0 when it failed, `None` where its task has no checks."""
     return trial.adherence_score if trial.status is TrialStatus.OK else 0.0
 

@@ -13,10 +13,10 @@ from fewbits.analysis.counterfactual import would_change
 from fewbits.analysis.determinism import describe_divergence, determinism_of, first_differing_pair, repeated_cells
 from fewbits.analysis.items import drawn_order, item_blocks, item_order
 from fewbits.analysis.race import Race
-from fewbits.analysis.ranking import Artifacts, session_ranks
-from fewbits.analysis.ratios import block_ratios
+from fewbits.analysis.ranking import Artifacts, compared_ranks
+from fewbits.analysis.ratios import RATIO_FIELDS, block_ratios
 from fewbits.analysis.recommend import Selection, takes_part
-from fewbits.analysis.replay import block_outcomes, item_score, model_index, new_race, replay
+from fewbits.analysis.replay import HarmPs, block_outcomes, item_score, model_index, new_race, replay
 from fewbits.analysis.rows import RowDraft
 from fewbits.analysis.trial_table import Group, TrialTable
 from fewbits.analysis.uncertainty import VariantEvidence, joint_uncertainty
@@ -34,7 +34,6 @@ from fewbits.records.summary import (
 )
 from fewbits.records.trial import TrialView
 
-RATIO_FIELDS = ("latency_ratio", "generation_rate_ratio", "prompt_rate_ratio")
 Cells = dict[tuple[str, str], list[TrialView]]
 """(quant tag, task id) -> counted trials."""
 
@@ -45,7 +44,7 @@ class Evidence:
 
     artifacts: Artifacts
     divergence: Mapping[tuple[str, str], DivergenceEstimate]
-    harm_ps: Mapping[tuple[str, str], float | None]
+    harm_ps: HarmPs
     determinism: Mapping[tuple[str, str], DeterminismDetail]
 
 
@@ -62,14 +61,14 @@ class SessionVerdicts:
 def judge_session(plan: Plan, model_id: str, reference: str, groups: Mapping[str, Group], evidence: Evidence) -> SessionVerdicts:
     """Judge one model's variants against its reference, as the run loop did when it was deciding."""
     cells = _cells(groups)
-    harm_ps = {tag: p for (model, tag), p in evidence.harm_ps.items() if model == model_id}
     if plan.spec.decide.enabled:
-        race = new_race(plan, model_id, evidence.artifacts, reference, harm_ps)
+        race = new_race(plan, model_id, evidence.artifacts, reference, evidence.harm_ps)
         replay(plan, race, model_id, reference, cells)
         expected = _needed_runs(plan, model_id, race, reference)
         log = _decision_log(plan, race, expected, reference, groups)
         return SessionVerdicts(reference, _race_details(plan, race), expected, log)
-    ranks = {tag: rank for tag, rank in session_ranks(plan, model_id, evidence.artifacts).items() if tag != reference}
+    ranks = compared_ranks(plan, model_id, evidence.artifacts, reference)
+    harm_ps = {tag: evidence.harm_ps.get((model_id, tag)) for tag in ranks}
     details = _matrix_details(plan, reference, cells, ranks, harm_ps)
     whole = len(item_order(plan)) * plan.spec.runs_per_quant
     return SessionVerdicts(reference, details, dict.fromkeys(groups, whole), None)
@@ -95,8 +94,7 @@ def _matrix_details(
     items = block_outcomes(drawn_order(plan), ranks, reference, score)
     differences = {tag: np.array([item[tag] for item in items if tag in item], dtype=np.float64) for tag in ranks}
     candidates = {
-        tag: Candidate(tag, rank, evidence_of(differences[tag], plan.spec.policy), harm_ps.get(tag))
-        for tag, rank in ranks.items()
+        tag: Candidate(tag, rank, evidence_of(differences[tag], plan.spec.policy), harm_ps[tag]) for tag, rank in ranks.items()
     }
     claims = judge(tuple(candidates.values()), plan.spec.policy)
     return {tag: verdict_detail(candidates[tag], claims[tag], differences[tag], plan.spec.policy) for tag in ranks}
@@ -140,20 +138,26 @@ def _decision_log(
 
 def complete_row(row: QuantRow, model_id: str, verdicts: SessionVerdicts, table: TrialTable, evidence: Evidence) -> QuantRow:
     """Add to a row what only the comparison with the reference, or all runs of its cells, can show."""
-    key, reasons = (model_id, row.quant_tag), dict(row.unavailable)
+    key = (model_id, row.quant_tag)
+    found, why = _comparison(key, verdicts, table, evidence)
+    determinism = evidence.determinism.get(key) or determinism_of(())
+    unavailable = dict(sorted({**row.unavailable, **why}.items()))
+    return msgspec.structs.replace(row, **found, determinism=determinism, unavailable=unavailable)
+
+
+def _comparison(
+    key: tuple[str, str], verdicts: SessionVerdicts, table: TrialTable, evidence: Evidence
+) -> tuple[dict[str, object], dict[str, str]]:
+    """Return the fields that compare a variant with the reference, and a reason for each that stays `None`."""
+    model_id, tag = key
+    if tag == verdicts.reference:
+        return {}, dict.fromkeys(("verdict", "divergence", *RATIO_FIELDS), str(Unavailable.NO_REFERENCE))
     ratios = block_ratios(table.groups.get(key, Group(())), table.groups.get((model_id, verdicts.reference), Group(())))
-    missing_reference = dict.fromkeys(("verdict", "divergence", *RATIO_FIELDS), str(Unavailable.NO_REFERENCE))
-    additions: dict[str, object] = {
-        "verdict": verdicts.details.get(row.quant_tag),
-        "divergence": evidence.divergence.get(key),
-        **({} if row.is_reference else {name: getattr(ratios, name) for name in RATIO_FIELDS}),
-    }
-    why = missing_reference if row.is_reference else {"divergence": str(Unavailable.NOT_MEASURED), **ratios.unavailable}
-    names = (*additions, *RATIO_FIELDS)
-    reasons |= {name: why.get(name, str(Unavailable.NO_REFERENCE)) for name in names if additions.get(name) is None}
-    return msgspec.structs.replace(
-        row, **additions, determinism=evidence.determinism.get(key, determinism_of(())), unavailable=dict(sorted(reasons.items()))
-    )
+    why = dict(ratios.unavailable)
+    if key not in evidence.divergence:
+        why["divergence"] = str(Unavailable.NOT_MEASURED)
+    measured = {name: getattr(ratios, name) for name in RATIO_FIELDS}
+    return {"verdict": verdicts.details[tag], "divergence": evidence.divergence.get(key), **measured}, why
 
 
 def judge_determinism(

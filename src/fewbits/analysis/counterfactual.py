@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fewbits.analysis.recommend import utility
+from fewbits.analysis.recommend import is_undecided, minimum_adherence, utility
 from fewbits.analysis.uncertainty import SelectionUncertainty
 from fewbits.analysis.wording import percent, points
 from fewbits.records.plan import PolicyName, SelectionPolicy
@@ -77,8 +77,7 @@ def _why_better(pick: QuantRow | None, rival: QuantRow, rows: Sequence[QuantRow]
 
 
 def _is_undecided(row: QuantRow, policy: SelectionPolicy) -> bool:
-    is_open = row.verdict is not None and row.verdict.verdict is VerdictCode.UNRESOLVED
-    return is_open and policy.name is PolicyName.THREE_ZONE
+    return is_undecided(row) and policy.name is PolicyName.THREE_ZONE
 
 
 def _place(row: QuantRow, rows: Sequence[QuantRow], policy: SelectionPolicy, narrowly: str = "") -> str:
@@ -109,6 +108,6 @@ def _room(row: QuantRow, rows: Sequence[QuantRow], policy: SelectionPolicy) -> f
         reference = next((other for other in rows if other.is_reference), None)
         if row.adherence_score is None or reference is None or reference.adherence_score is None:
             return None
-        return row.adherence_score - max(policy.adherence_floor, policy.adherence_threshold * reference.adherence_score)
+        return row.adherence_score - minimum_adherence(reference.adherence_score, policy)
     difference = row.verdict.difference if row.verdict is not None else row.adherence_difference
     return None if difference is None else difference.value + policy.equivalence_margin

@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterable
 
 from fewbits.analysis.explain_zones import zones_because, zones_headline, zones_missing
+from fewbits.analysis.phrases import invalid_words, memory_words
 from fewbits.analysis.recommend import Selection, utility
 from fewbits.analysis.wording import apart, count, listed, percent, points
-from fewbits.core.units import format_bytes, format_seconds
+from fewbits.core.units import format_seconds
 from fewbits.records.base import Unavailable
 from fewbits.records.plan import PolicyName, SelectionPolicy
 from fewbits.records.summary import Estimate, FrontierReason, QuantRow, RecommendationDetail
@@ -94,7 +95,7 @@ def _facts(row: QuantRow) -> str:
 def _why_none(selection: Selection, policy: SelectionPolicy) -> str:
     reference = selection.reference
     name = reference.quant_tag if reference else "the reference"
-    why = listed([reason.lower().replace("_", " ") for reason in reference.invalid_reasons]) if reference else ""
+    why = invalid_words(reference) if reference else ""
     score = percent(reference.adherence_score) if reference and reference.adherence_score is not None else "nothing"
     sentences = {
         FrontierReason.NO_REFERENCE: "There is no reference variant to compare with.",
@@ -120,7 +121,7 @@ def _because(selection: Selection, policy: SelectionPolicy) -> Iterable[str]:
         yield _bar(reference, minimum, policy)
     smallest, best = selection.minimum_viable, selection.best_value
     if smallest is not None:
-        yield f"{smallest.quant_tag} is the smallest that clears it: {_facts(smallest)}, {_size(smallest)}."
+        yield f"{smallest.quant_tag} is the smallest that clears it: {_facts(smallest)}, {memory_words(smallest)}."
         if is_lossless(smallest) and not smallest.is_reference:
             yield from _beyond_lossless(selection)
     if best is not None:
@@ -141,17 +142,14 @@ def _bar(reference: QuantRow, minimum: float, policy: SelectionPolicy) -> str:
     return f"The bar: {percent(minimum)} of the checks met ({origin}), at most {format_seconds(policy.latency_ceiling)} a task."
 
 
-def _size(row: QuantRow) -> str:
-    if row.peak_memory_rss is not None:
-        return f"{format_bytes(row.peak_memory_rss)} of memory at its peak"
-    return f"a file of {format_bytes(row.variant_bytes)}" if row.variant_bytes is not None else "size unknown"
-
-
 def _beyond_lossless(selection: Selection) -> Iterable[str]:
     others = [row for row in selection.rows if row.eligible and not is_lossless(row) and not row.is_reference]
     if others:
         row = min(others, key=lambda row: row.quant_rank)
-        yield f"The smallest that really gave up bits and still clears the bar is {row.quant_tag}: {_facts(row)}, {_size(row)}."
+        yield (
+            f"The smallest that really gave up bits and still clears the bar is {row.quant_tag}: "
+            f"{_facts(row)}, {memory_words(row)}."
+        )
     else:
         yield "No variant that really gave up bits clears the bar."
 
@@ -170,8 +168,7 @@ def _best_value(selection: Selection, best: QuantRow) -> Iterable[str]:
 
 def _rejection(row: QuantRow, policy: SelectionPolicy, minimum: float | None) -> str:
     if not row.valid and not policy.include_invalid:
-        reasons = listed([reason.lower().replace("_", " ") for reason in row.invalid_reasons])
-        return f"{row.quant_tag} is out: {reasons}."
+        return f"{row.quant_tag} is out: {invalid_words(row)}."
     problems = []
     if row.adherence_score is None or row.total_latency is None:
         problems.append("it has no score or no time")

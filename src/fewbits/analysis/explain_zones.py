@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fewbits.analysis.recommend import ACCEPTED, Selection, comparable_latency, takes_part
+from fewbits.analysis.phrases import invalid_words, memory_words
+from fewbits.analysis.recommend import ACCEPTED, Selection, comparable_latency, is_undecided, takes_part
 from fewbits.analysis.wording import count, listed, percent, points
-from fewbits.core.units import format_bytes, format_seconds
+from fewbits.core.units import format_seconds
 from fewbits.records.plan import SelectionPolicy
 from fewbits.records.summary import FrontierReason, QuantRow, VerdictCode, VerdictDetail, VerdictReason
 
@@ -46,37 +47,38 @@ def zones_because(selection: Selection, policy: SelectionPolicy) -> Iterable[str
         f"at most {format_seconds(policy.latency_ceiling)} a task."
     )
     for row in selection.rows:
-        if row.verdict is not None and row.verdict.verdict is not VerdictCode.UNRESOLVED:
+        if row.verdict is not None and not is_undecided(row):
             yield _verdict_sentence(row, row.verdict, reference, policy)
         elif not row.is_reference and not takes_part(row, policy):
-            yield f"{row.quant_tag} is out: {_invalid_words(row)}."
+            yield f"{row.quant_tag} is out: {_out_words(row)}."
     best = selection.best_value
     if best is not None and not best.is_reference:
-        yield f"{best.quant_tag} is the fastest of the proven: {_speed(best, reference)}, {_memory(best)}."
+        yield f"{best.quant_tag} is the fastest of the proven: {_speed(best, reference)}, {memory_words(best)}."
 
 
 def zones_missing(selection: Selection, policy: SelectionPolicy) -> Iterable[str]:
     """Yield per undecided variant what is missing before it can be judged."""
-    for row in selection.rows:
-        verdict = row.verdict
-        if verdict is not None and verdict.verdict is VerdictCode.UNRESOLVED and takes_part(row, policy):
-            yield _open_sentence(row, verdict)
+    for row, verdict in _open_verdicts(selection, policy):
+        yield _open_sentence(row, verdict)
 
 
 def _nearest(selection: Selection, policy: SelectionPolicy) -> str:
-    """Name the smallest undecided variant that few further items would decide."""
-    rows = [
-        row
-        for row in selection.rows
-        if row.verdict is not None and row.verdict.verdict is VerdictCode.UNRESOLVED and takes_part(row, policy)
-    ]
-    tried = max((row.verdict.items_used for row in rows if row.verdict is not None), default=0)
+    """Say how many items were not enough, and which undecided variant the fewest further items would decide."""
+    verdicts = _open_verdicts(selection, policy)
+    tried = max((verdict.items_used for _, verdict in verdicts), default=0)
     opening = f"{count(tried, 'task')} prove for no smaller variant that it keeps up."
-    hopeful = [(row.verdict.further_items, row.quant_tag) for row in rows if row.verdict and row.verdict.further_items]
+    hopeful = [(verdict.further_items, row.quant_tag) for row, verdict in verdicts if verdict.further_items is not None]
     if not hopeful:
         return opening
     further, tag = min(hopeful)
-    return f"{opening} {tag} is nearest: about {count(further or 0, 'further task')} like these would decide it."
+    return f"{opening} {tag} is nearest: about {count(further, 'further task')} like these would decide it."
+
+
+def _open_verdicts(selection: Selection, policy: SelectionPolicy) -> list[tuple[QuantRow, VerdictDetail]]:
+    """Return the undecided variants that take part, with their verdicts."""
+    return [
+        (row, row.verdict) for row in selection.rows if row.verdict is not None and is_undecided(row) and takes_part(row, policy)
+    ]
 
 
 def _worse_words(selection: Selection) -> str:
@@ -122,7 +124,7 @@ def _but(row: QuantRow, verdict: VerdictDetail, policy: SelectionPolicy) -> str:
     if row.eligible or verdict.verdict not in ACCEPTED:
         return ""
     if not takes_part(row, policy):
-        return f"; but it is out: {_invalid_words(row)}"
+        return f"; but it is out: {_out_words(row)}"
     if not row.meets_latency:
         return f"; but {format_seconds(row.total_latency)} a task is over the limit"
     return (
@@ -150,8 +152,8 @@ def _open_sentence(row: QuantRow, verdict: VerdictDetail) -> str:
     return f"{row.quant_tag}: {_span(verdict)}; {outlook}.{seen}"
 
 
-def _invalid_words(row: QuantRow) -> str:
-    return listed([reason.lower().replace("_", " ") for reason in row.invalid_reasons]) or "it has no score or no time"
+def _out_words(row: QuantRow) -> str:
+    return invalid_words(row) or "it has no score or no time"
 
 
 def _speed(row: QuantRow, reference: QuantRow) -> str:
@@ -159,9 +161,3 @@ def _speed(row: QuantRow, reference: QuantRow) -> str:
     if ratio is None or ratio.low is None or ratio.high is None:
         return f"{format_seconds(comparable_latency(row, reference))} a task"
     return f"{ratio.value:.2f} of {reference.quant_tag}'s time within a block ({ratio.low:.2f} to {ratio.high:.2f})"
-
-
-def _memory(row: QuantRow) -> str:
-    if row.peak_memory_rss is not None:
-        return f"{format_bytes(row.peak_memory_rss)} of memory at its peak"
-    return f"a file of {format_bytes(row.variant_bytes)}" if row.variant_bytes is not None else "size unknown"

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fewbits.analysis.anytime import Floats, Hypothesis, PairedEvidence
+from fewbits.analysis.anytime import Hypothesis, PairedEvidence
+from fewbits.analysis.statistics import Floats
 from fewbits.analysis.verdicts import Candidate, Claims, judge
 from fewbits.records.plan import DecidePolicy, SelectionPolicy
 from fewbits.records.summary import Decision, VerdictCode

@@ -42,6 +42,11 @@ def session_ranks(plan: Plan, model_id: str, artifacts: Artifacts) -> dict[str, 
     return rank_quants({tag: artifacts.get((model_id, tag)) for tag in dict.fromkeys(plan.spec.quants)})
 
 
+def compared_ranks(plan: Plan, model_id: str, artifacts: Artifacts, reference: str) -> dict[str, int]:
+    """Return `session_ranks` without the reference: the variants that get a verdict."""
+    return {tag: rank for tag, rank in session_ranks(plan, model_id, artifacts).items() if tag != reference}
+
+
 def reference_tag(plan: Plan, model_id: str, artifacts: Artifacts) -> str:
     """Return the variant that the others are compared with: the plan's, else the one with the most bits that are known.
 

@@ -19,6 +19,7 @@ _CHANNELS: dict[str, tuple[str, Unavailable]] = {
     "prompt_rate_ratio": (_RATES + "prompt_tokens_per_second", Unavailable.TOKEN_STATUS_NOT_OK),
 }
 """Field of the row -> the trial's number, and why there is no ratio when no pair has it."""
+RATIO_FIELDS = tuple(_CHANNELS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,7 @@ def select(rows: Sequence[QuantRow], policy: SelectionPolicy) -> Selection:
     reason = _reference_problem(reference, policy)
     minimum = None
     if reference is not None and reference.adherence_score is not None:
-        minimum = max(policy.adherence_floor, _bar(reference.adherence_score, policy))
+        minimum = minimum_adherence(reference.adherence_score, policy)
     frontier = _frontier([row for row in rows if takes_part(row, policy)], reference)
     judged = tuple(_judge(row, policy, minimum, reason, frontier) for row in rows)
     eligible = [row for row in judged if row.eligible]
@@ -82,19 +82,23 @@ def utility(row: QuantRow) -> float:
     return row.adherence_score / row.total_latency
 
 
-def _bar(reference_score: float, policy: SelectionPolicy) -> float:
-    """Return the adherence that a variant's point estimate is held against: a share of the reference's, or the margin's edge."""
+def minimum_adherence(reference_score: float, policy: SelectionPolicy) -> float:
+    """Return what a point estimate is held against: a share of the reference's or the margin's edge, never below the floor."""
     if policy.name is PolicyName.THRESHOLD:
-        return policy.adherence_threshold * reference_score
-    return reference_score - policy.equivalence_margin
+        return max(policy.adherence_floor, policy.adherence_threshold * reference_score)
+    return max(policy.adherence_floor, reference_score - policy.equivalence_margin)
+
+
+def is_undecided(row: QuantRow) -> bool:
+    """Tell whether a row was compared with the reference and nothing about it is proven yet."""
+    return row.verdict is not None and row.verdict.verdict is VerdictCode.UNRESOLVED
 
 
 def _is_open(rows: Sequence[QuantRow], eligible: Sequence[QuantRow], policy: SelectionPolicy) -> bool:
     """Tell whether nothing but the reference is proven while another variant may still turn out to be."""
     if policy.name is PolicyName.THRESHOLD or any(not row.is_reference for row in eligible):
         return False
-    open_rows = (row for row in rows if row.verdict is not None and row.verdict.verdict is VerdictCode.UNRESOLVED)
-    return any(takes_part(row, policy) for row in open_rows)
+    return any(is_undecided(row) and takes_part(row, policy) for row in rows)
 
 
 def comparable_latency(row: QuantRow, reference: QuantRow | None) -> float | None:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from fewbits.analysis.attempts import AnyTrial, outcome_score
+from fewbits.analysis.attempts import outcome_score
 from fewbits.analysis.items import item_blocks
 from fewbits.analysis.race import Outcomes, Race
-from fewbits.analysis.ranking import Artifacts, session_ranks
+from fewbits.analysis.ranking import Artifacts, compared_ranks
 from fewbits.records.plan import Plan
+from fewbits.records.trial import TrialView
 
+HarmPs = Mapping[tuple[str, str], float | None]
+"""(model id, quant tag) -> the divergence test's p-value; `None` or absent where divergence was not measured."""
 ItemScore = Callable[[str, str], float | None]
 """(quant tag, task id) -> mean adherence over the repetitions; `None` while repetitions are missing, or without checks."""
 
 
-def item_score(trials: Sequence[AnyTrial], runs: int) -> float | None:
+def item_score(trials: Sequence[TrialView], runs: int) -> float | None:
     """Return the mean score of one variant's counted trials of one task; `None` until all `runs` repetitions are there."""
     scores = [outcome_score(trial) for trial in trials]
     known = [score for score in scores if score is not None]
@@ -35,10 +38,10 @@ def block_outcomes(tasks: Sequence[str], live: Iterable[str], reference: str, sc
     return items
 
 
-def new_race(plan: Plan, model_id: str, artifacts: Artifacts, reference: str, harm_ps: Mapping[str, float | None]) -> Race:
+def new_race(plan: Plan, model_id: str, artifacts: Artifacts, reference: str, harm_ps: HarmPs) -> Race:
     """Return the race of one model's variants before its first item."""
-    ranks = {tag: rank for tag, rank in session_ranks(plan, model_id, artifacts).items() if tag != reference}
-    return Race(ranks, plan.spec.policy, plan.spec.decide, harm_ps)
+    ranks = compared_ranks(plan, model_id, artifacts, reference)
+    return Race(ranks, plan.spec.policy, plan.spec.decide, {tag: harm_ps.get((model_id, tag)) for tag in ranks})
 
 
 def replay(
@@ -46,7 +49,7 @@ def replay(
     race: Race,
     model_id: str,
     reference: str,
-    trials: Mapping[tuple[str, str], Sequence[AnyTrial]],
+    trials: Mapping[tuple[str, str], Sequence[TrialView]],
 ) -> Race:
     """Feed a race with what a journal holds, as the run loop did. `trials`: (quant tag, task id) -> counted trials.
 

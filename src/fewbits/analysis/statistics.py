@@ -15,6 +15,7 @@ import numpy.typing as npt
 from fewbits.records.summary import Estimate
 
 Floats = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.intp]
 
 LEVEL = 0.95
 RESAMPLES = 4000
@@ -54,12 +55,16 @@ def estimate(
 @functools.lru_cache(maxsize=8)
 def resample_shares(units: int) -> Floats:
     """Return `float64[RESAMPLES, units]`: how often each unit is drawn in each resample, over `units`."""
-    draws = np.random.Generator(np.random.PCG64(SEED)).integers(0, units, size=(RESAMPLES, units))
-    rows = np.arange(RESAMPLES)[:, None] * units
-    counts = np.bincount((draws + rows).ravel(), minlength=RESAMPLES * units)
-    shares = counts.reshape(RESAMPLES, units) / units
+    shares = resample_counts(units, RESAMPLES) / units
     shares.setflags(write=False)
     return shares
+
+
+def resample_counts(units: int, resamples: int) -> Counts:
+    """Return `int[resamples, units]`: how often each unit is drawn in each resample, with replacement and a fixed seed."""
+    draws = np.random.Generator(np.random.PCG64(SEED)).integers(0, units, size=(resamples, units))
+    rows = np.arange(resamples)[:, None] * units
+    return np.bincount((draws + rows).ravel(), minlength=resamples * units).reshape(resamples, units)
 
 
 def _tail(units: int, level: float) -> float:

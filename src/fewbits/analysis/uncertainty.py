@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from fewbits.analysis.frontier import memory_axis
 from fewbits.analysis.recommend import TOLERANCE
-from fewbits.analysis.statistics import DECIMALS, SEED
+from fewbits.analysis.statistics import DECIMALS, resample_counts
 from fewbits.analysis.trial_table import Codes, Floats, Mask
 from fewbits.records.plan import PolicyName, SelectionPolicy
 from fewbits.records.summary import RowUncertainty
@@ -160,7 +160,7 @@ def resamples_for(tasks: int) -> int:
 
 
 def _draw(variants: tuple[VariantEvidence, ...], tasks: Sequence[str], reference_tag: str | None) -> _Draws:
-    counts = _task_counts(len(tasks))
+    counts = resample_counts(len(tasks), resamples_for(len(tasks))).astype(np.int32)
     scores = [_column(variant.adherence, tasks) for variant in variants]
     reference = next((i for i, variant in enumerate(variants) if variant.quant_tag == reference_tag), None)
     base = scores[reference] if reference is not None else np.full(len(tasks), np.nan)
@@ -182,14 +182,6 @@ def _preferring(shared: Floats, own: Floats) -> Floats:
     has = np.isfinite(shared).any(axis=1, keepdims=True)
     values: Floats = np.where(has, shared, own)
     return np.round(values, DECIMALS)
-
-
-def _task_counts(tasks: int) -> _Counts:
-    """Return `int32[resamples, tasks]`: how often each task is drawn."""
-    resamples = resamples_for(tasks)
-    draws = np.random.Generator(np.random.PCG64(SEED)).integers(0, tasks, size=(resamples, tasks))
-    flat = (draws + np.arange(resamples)[:, None] * tasks).ravel()
-    return np.bincount(flat, minlength=resamples * tasks).reshape(resamples, tasks).astype(np.int32)
 
 
 def _column(values: Mapping[str, float], tasks: Sequence[str]) -> Floats:

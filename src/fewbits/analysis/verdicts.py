@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fewbits.analysis.anytime import Floats, Hypothesis, PairedEvidence, confidence_bounds, minimum_detectable_loss
-from fewbits.analysis.statistics import estimate, rounded
+from fewbits.analysis.anytime import Hypothesis, PairedEvidence, confidence_bounds, minimum_detectable_loss
+from fewbits.analysis.statistics import Floats, estimate, rounded
 from fewbits.records.base import Unavailable
 from fewbits.records.plan import SelectionPolicy
 from fewbits.records.summary import HypothesisEvidence, VerdictCode, VerdictDetail, VerdictReason

@@ -6,6 +6,7 @@ import sys
 import time
 from typing import Any
 
+from fewbits.analysis.wording import count
 from fewbits.core.units import format_seconds
 from fewbits.records.base import RunQuality, TrialStatus
 from fewbits.records.summary import CanaryBlock, Decision
@@ -59,8 +60,7 @@ class PlainObserver:
 
     def variant_decided(self, model_id: str, decision: Decision, trials_left: int) -> None:
         """Say which variant is decided, and count on fewer trials."""
-        items = f"{decision.after_items} item" + ("" if decision.after_items == 1 else "s")
-        self.notice(f"{decision.quant_tag} of {model_id} is {decision.verdict.value} after {items}")
+        self.notice(f"{decision.quant_tag} of {model_id} is {decision.verdict.value} after {count(decision.after_items, 'item')}")
         self._total = min(self._total, self._done + trials_left)
 
     def matrix_ended(self) -> None:

@@ -69,20 +69,20 @@ def read_rows_at(path: Path, offsets: Iterable[int], row_type: type[R]) -> list[
     rows = []
     try:
         with path.open("rb") as stream:
-            for number, offset in enumerate(offsets, start=1):
+            for offset in offsets:
                 stream.seek(offset)
-                rows.append(_decode(decoder, stream.readline(), path, number))
+                rows.append(_decode(decoder, stream.readline(), path, f"byte {offset}"))
     except OSError as error:
         msg = f"cannot read {path}: {error.strerror}"
         raise StoreError(msg) from error
     return rows
 
 
-def _decode(decoder: msgspec.json.Decoder[R], line: bytes, path: Path, number: int) -> R:
+def _decode(decoder: msgspec.json.Decoder[R], line: bytes, path: Path, place: int | str) -> R:
     try:
         return decoder.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        msg = f"{path}:{number}: {error}. The journal was damaged or edited: restore it, or start over with --fresh."
+        msg = f"{path}:{place}: {error}. The journal was damaged or edited: restore it, or start over with --fresh."
         raise StoreError(msg) from error
 
 

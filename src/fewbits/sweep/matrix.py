@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 
 from fewbits.analysis.attempts import counted, is_disturbed, rerun_budget
 from fewbits.analysis.race import Race
-from fewbits.analysis.ranking import reference_tag
-from fewbits.analysis.replay import block_outcomes, item_score, new_race
-from fewbits.analysis.trial_table import DETERMINISM, MATRIX
+from fewbits.analysis.ranking import Artifacts, reference_tag
+from fewbits.analysis.replay import HarmPs, block_outcomes, item_score, new_race
+from fewbits.analysis.trial_table import DETERMINISM, MATRIX, Cell
 from fewbits.records.plan import Plan, PlannedTrial
 from fewbits.records.trial import TrialView
-from fewbits.records.variant import Artifact
 from fewbits.sweep.plan import planned_repeats, planned_trials
 from fewbits.sweep.progress import SweepObserver
 
 RunTrial = Callable[[PlannedTrial, str, int], TrialView]
 """(cell, phase, attempt) -> the row, after it was written to the journal."""
-CellKey = tuple[str, str, str, int]
 
 
 class Matrix:
@@ -27,14 +25,14 @@ class Matrix:
     def __init__(
         self,
         plan: Plan,
-        artifacts: Mapping[tuple[str, str], Artifact],
-        harm_ps: Mapping[tuple[str, str], float | None],
+        artifacts: Artifacts,
+        harm_ps: HarmPs,
         rows: Sequence[TrialView],
         observer: SweepObserver,
     ) -> None:
         self._plan, self._artifacts, self._harm_ps, self._observer = plan, artifacts, harm_ps, observer
-        self._attempts: dict[CellKey, list[TrialView]] = {}
-        self._repeated: set[CellKey] = set()
+        self._attempts: dict[Cell, list[TrialView]] = {}
+        self._repeated: set[Cell] = set()
         for row in rows:
             self._remember(row)
         matrix_rows = [row for row in rows if row.phase == MATRIX]
@@ -66,8 +64,7 @@ class Matrix:
         reference = reference_tag(self._plan, model_id, self._artifacts)
         race = None
         if self._plan.spec.decide.enabled:
-            harm_ps = {tag: p for (model, tag), p in self._harm_ps.items() if model == model_id}
-            race = new_race(self._plan, model_id, self._artifacts, reference, harm_ps)
+            race = new_race(self._plan, model_id, self._artifacts, reference, self._harm_ps)
         for place, cells in enumerate(blocks):
             if race is not None:
                 cells = [cell for cell in cells if cell.quant_tag in (reference, *race.live)]  # noqa: PLW2901 - the rest is decided

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fewbits.analysis.attempts import is_disturbed
 from fewbits.analysis.canary import judge_canary
 from fewbits.analysis.ranking import reference_tag
+from fewbits.analysis.replay import HarmPs
 from fewbits.core.errors import BackendError, CanaryBlockedError
 from fewbits.probes.environment import EnvironmentProbe
 from fewbits.probes.machine import usable_cores
@@ -17,7 +18,7 @@ from fewbits.records.plan import Plan, PlannedTrial
 from fewbits.records.summary import CanaryBlock
 from fewbits.records.task import Task
 from fewbits.records.trial import CanaryView, Trial, TrialView
-from fewbits.records.variant import Variant
+from fewbits.records.variant import Artifact, Variant
 from fewbits.runtimes.base import Runtime
 from fewbits.store.journal import JournalWriter, read_journal
 from fewbits.store.run_directory import RunDirectory
@@ -25,8 +26,6 @@ from fewbits.sweep.matrix import Matrix
 from fewbits.sweep.pool import ModelPool, VariantKey
 from fewbits.sweep.progress import SweepObserver
 from fewbits.sweep.trial import Cell, Instruments, ask, record, view_of
-
-HarmPs = Mapping[VariantKey, float | None]
 
 MAX_CONSECUTIVE_CRASHES = 5
 """A variant whose engine dies this often in a row ends the sweep: the journal keeps what was measured."""
@@ -44,6 +43,11 @@ class Sweep:
     observer: SweepObserver
     measure_divergence: Callable[[], HarmPs]
     """Measures what is missing, after the canary and before the matrix; returns the harm test's p-value per variant."""
+
+    @property
+    def artifacts(self) -> dict[VariantKey, Artifact]:
+        """The manifests of the variants."""
+        return {key: variant.artifact for key, variant in self.variants.items()}
 
 
 def run(sweep: Sweep) -> None:
@@ -132,8 +136,7 @@ def _canary_cell(sweep: Sweep) -> tuple[VariantKey, Task]:
     """
     plan = sweep.plan
     model_id = plan.spec.models[0]
-    artifacts = {key: variant.artifact for key, variant in sweep.variants.items()}
-    tag = plan.spec.canary.quant_tag or reference_tag(plan, model_id, artifacts)
+    tag = plan.spec.canary.quant_tag or reference_tag(plan, model_id, sweep.artifacts)
     task_id = plan.spec.canary.task_id
     if task_id is None:
         limit = plan.controls.max_tokens
@@ -144,8 +147,7 @@ def _canary_cell(sweep: Sweep) -> tuple[VariantKey, Task]:
 
 def _run_matrix(sweep: Sweep, pool: ModelPool, instruments: Instruments, harm_ps: HarmPs) -> None:
     journal = read_journal(sweep.directory.trials_path, TrialView)
-    artifacts = {key: variant.artifact for key, variant in sweep.variants.items()}
-    matrix = Matrix(sweep.plan, artifacts, harm_ps, journal.rows, sweep.observer)
+    matrix = Matrix(sweep.plan, sweep.artifacts, harm_ps, journal.rows, sweep.observer)
     sweep.observer.matrix_started(matrix.total, matrix.done)
     writer = JournalWriter(sweep.directory.trials_path)
     crashes: dict[VariantKey, int] = {}
