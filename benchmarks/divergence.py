@@ -24,8 +24,9 @@ from fewbits.core.units import format_bytes
 from fewbits.probes.machine import default_threads
 from fewbits.quantizers.registry import create_quantizer
 from fewbits.records.divergence import DivergenceKind, DivergenceMethod, DivergencePolicy, DivergenceRow
+from fewbits.records.estimate import Estimate
 from fewbits.records.plan import Controls
-from fewbits.records.summary import DivergenceEstimate, Estimate
+from fewbits.records.summary import DivergenceEstimate
 from fewbits.records.variant import Variant
 from fewbits.runtimes.base import Comparison, DivergenceJob
 from fewbits.runtimes.llamacpp.divergence import LlamaCppMeter

@@ -9,8 +9,9 @@ from fewbits.analysis.counterfactual import would_change
 from fewbits.analysis.rows import RowInput, build_row
 from fewbits.analysis.trial_table import Group
 from fewbits.analysis.uncertainty import PickShare, SelectionUncertainty
+from fewbits.records.estimate import Estimate
 from fewbits.records.plan import PolicyName, QualityPolicy, SelectionPolicy
-from fewbits.records.summary import Estimate, QuantRow, VerdictCode, VerdictDetail
+from fewbits.records.summary import QuantRow, VerdictCode, VerdictDetail
 
 THREE_ZONE = SelectionPolicy()
 THRESHOLD = SelectionPolicy(name=PolicyName.THRESHOLD)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fewbits.analysis import statistics as sut
-from fewbits.records.summary import Estimate
+from fewbits.records.estimate import Estimate
 
 Floats = npt.NDArray[np.float64]
 Pairs = tuple[Floats, Floats]

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
+from fewbits.records.estimate import Estimate
 from fewbits.records.plan import Plan, PolicyName
-from fewbits.records.summary import DivergenceEstimate, Estimate, FrontierReason, QuantRow, SweepSummary, VerdictCode
+from fewbits.records.summary import DivergenceEstimate, FrontierReason, QuantRow, SweepSummary, VerdictCode
 from fewbits.records.trial import TrialView
 
 Make = Callable[..., TrialView]

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from fewbits.records.base import PollutionReason, RunQuality, TokenStatus
+from fewbits.records.estimate import Estimate
 from fewbits.records.plan import Controls, PolicyName, QualityPolicy, SelectionPolicy
 from fewbits.records.summary import (
     BucketScore,
@@ -21,7 +22,6 @@ from fewbits.records.summary import (
     DeterminismDetail,
     DivergenceEstimate,
     EfficiencyFrontier,
-    Estimate,
     FirstDivergence,
     FrontierReason,
     HypothesisEvidence,

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from fewbits.records.base import RunQuality
+from fewbits.records.estimate import Estimate
 from fewbits.records.plan import SelectionPolicy
 from fewbits.records.summary import (
     Decision,
     DecisionLog,
     DeterminismDetail,
     DivergenceEstimate,
-    Estimate,
     FirstDivergence,
     FrontierReason,
     QuantRow,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
+from fewbits.analysis.baselines import compare_with_baseline
 from fewbits.analysis.counterfactual import would_change
 from fewbits.analysis.determinism import describe_divergence, determinism_of, first_differing_pair, repeated_cells
 from fewbits.analysis.items import drawn_order, item_blocks, item_order
@@ -22,12 +23,15 @@ from fewbits.analysis.trial_table import Group, TrialTable
 from fewbits.analysis.uncertainty import VariantEvidence, joint_uncertainty
 from fewbits.analysis.verdicts import Candidate, evidence_of, judge, verdict_detail
 from fewbits.records.base import Unavailable
+from fewbits.records.baseline import BaselineMatch
 from fewbits.records.plan import Plan, SelectionPolicy
+from fewbits.records.sidecar import SidecarBlock
 from fewbits.records.summary import (
     DecisionLog,
     DeterminismDetail,
     DivergenceEstimate,
     QuantRow,
+    RowConditions,
     RowUncertainty,
     VerdictDetail,
     VerdictReason,
@@ -46,6 +50,9 @@ class Evidence:
     divergence: Mapping[tuple[str, str], DivergenceEstimate]
     harm_ps: HarmPs
     determinism: Mapping[tuple[str, str], DeterminismDetail]
+    conditions: Mapping[tuple[str, str], RowConditions]
+    baselines: Mapping[tuple[str, str], BaselineMatch]
+    sidecars: Mapping[tuple[str, str], SidecarBlock]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +67,16 @@ class SessionVerdicts:
 
 def judge_session(plan: Plan, model_id: str, reference: str, groups: Mapping[str, Group], evidence: Evidence) -> SessionVerdicts:
     """Judge one model's variants against its reference, as the run loop did when it was deciding."""
-    cells = _cells(groups)
+    cells, policy = _cells(groups), plan.spec.policy_of(model_id)
     if plan.spec.decide.enabled:
         race = new_race(plan, model_id, evidence.artifacts, reference, evidence.harm_ps)
         replay(plan, race, model_id, reference, cells)
         expected = _needed_runs(plan, model_id, race, reference)
         log = _decision_log(plan, race, expected, reference, groups)
-        return SessionVerdicts(reference, _race_details(plan, race), expected, log)
+        return SessionVerdicts(reference, _race_details(plan, race, policy), expected, log)
     ranks = compared_ranks(plan, model_id, evidence.artifacts, reference)
     harm_ps = {tag: evidence.harm_ps.get((model_id, tag)) for tag in ranks}
-    details = _matrix_details(plan, reference, cells, ranks, harm_ps)
+    details = _matrix_details(plan, reference, cells, ranks, harm_ps, policy=policy)
     whole = len(item_order(plan)) * plan.spec.runs_per_quant
     return SessionVerdicts(reference, details, dict.fromkeys(groups, whole), None)
 
@@ -83,7 +90,13 @@ def _cells(groups: Mapping[str, Group]) -> Cells:
 
 
 def _matrix_details(
-    plan: Plan, reference: str, cells: Cells, ranks: Mapping[str, int], harm_ps: Mapping[str, float | None]
+    plan: Plan,
+    reference: str,
+    cells: Cells,
+    ranks: Mapping[str, int],
+    harm_ps: Mapping[str, float | None],
+    *,
+    policy: SelectionPolicy,
 ) -> dict[str, VerdictDetail]:
     """Judge a full matrix: all items that both have answered, in an order that does not depend on the bank's."""
     runs = plan.spec.runs_per_quant
@@ -93,19 +106,15 @@ def _matrix_details(
 
     items = block_outcomes(drawn_order(plan), ranks, reference, score)
     differences = {tag: np.array([item[tag] for item in items if tag in item], dtype=np.float64) for tag in ranks}
-    candidates = {
-        tag: Candidate(tag, rank, evidence_of(differences[tag], plan.spec.policy), harm_ps[tag]) for tag, rank in ranks.items()
-    }
-    claims = judge(tuple(candidates.values()), plan.spec.policy)
-    return {tag: verdict_detail(candidates[tag], claims[tag], differences[tag], plan.spec.policy) for tag in ranks}
+    candidates = {tag: Candidate(tag, rank, evidence_of(differences[tag], policy), harm_ps[tag]) for tag, rank in ranks.items()}
+    claims = judge(tuple(candidates.values()), policy)
+    return {tag: verdict_detail(candidates[tag], claims[tag], differences[tag], policy) for tag in ranks}
 
 
-def _race_details(plan: Plan, race: Race) -> dict[str, VerdictDetail]:
+def _race_details(plan: Plan, race: Race, policy: SelectionPolicy) -> dict[str, VerdictDetail]:
     stopped = {tag: finish.items for tag, finish in race.finished.items()} if plan.spec.decide.early_stop else {}
     return {
-        tag: verdict_detail(
-            race.candidate(tag), claims, race.differences(tag), plan.spec.policy, stopped_after_items=stopped.get(tag)
-        )
+        tag: verdict_detail(race.candidate(tag), claims, race.differences(tag), policy, stopped_after_items=stopped.get(tag))
         for tag, claims in race.claims().items()
     }
 
@@ -136,13 +145,30 @@ def _decision_log(
     )
 
 
-def complete_row(row: QuantRow, model_id: str, verdicts: SessionVerdicts, table: TrialTable, evidence: Evidence) -> QuantRow:
-    """Add to a row what only the comparison with the reference, or all runs of its cells, can show."""
+def complete_row(
+    row: QuantRow, draft: RowDraft, *, model_id: str, verdicts: SessionVerdicts, table: TrialTable, evidence: Evidence
+) -> QuantRow:
+    """Add to a row what only the comparison with the reference, all runs of its cells, or other files of the run can show."""
     key = (model_id, row.quant_tag)
     found, why = _comparison(key, verdicts, table, evidence)
     determinism = evidence.determinism.get(key) or determinism_of(())
-    unavailable = dict(sorted({**row.unavailable, **why}.items()))
-    return msgspec.structs.replace(row, **found, determinism=determinism, unavailable=unavailable)
+    match = evidence.baselines.get(key)
+    beside = {"conditions": evidence.conditions.get(key), "hardware_sidecar": evidence.sidecars.get(key)}
+    why["conditions"] = str(Unavailable.NO_TRIALS)
+    why |= dict.fromkeys(("baseline", "hardware_sidecar"), str(Unavailable.NOT_MEASURED))
+    present = {name for name, block in {**beside, "baseline": match}.items() if block is not None}
+    unavailable = {name: reason for name, reason in sorted({**row.unavailable, **why}.items()) if name not in present}
+    group = table.groups.get(key)
+    seconds = group.task_means(group.wall, draft.timed) if group is not None else {}
+    engines = zip(group.values("engine"), group.values("engine_version"), strict=True) if group is not None else ()
+    return msgspec.structs.replace(
+        row,
+        **found,
+        determinism=determinism,
+        **beside,
+        baseline=compare_with_baseline(match, row, draft.task_scores, seconds, engines=engines) if match is not None else None,
+        unavailable=unavailable,
+    )
 
 
 def _comparison(

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from fewbits.analysis.statistics import IDENTICAL, LEVEL, MAX_BOOTSTRAP_UNITS, percentile_limits, resample_shares, unseen_share
 from fewbits.records.base import Unavailable
 from fewbits.records.divergence import DivergenceKind, DivergenceMethod, DivergenceReason, DivergenceRow
-from fewbits.records.summary import DivergenceEstimate, Estimate
+from fewbits.records.estimate import Estimate
+from fewbits.records.summary import DivergenceEstimate
 
 Floats = npt.NDArray[np.float64]
 Whole = npt.NDArray[np.int64]

@@ -11,8 +11,9 @@ from fewbits.analysis.recommend import Selection, utility
 from fewbits.analysis.wording import apart, count, listed, percent, points
 from fewbits.core.units import format_seconds
 from fewbits.records.base import Unavailable
+from fewbits.records.estimate import Estimate
 from fewbits.records.plan import PolicyName, SelectionPolicy
-from fewbits.records.summary import Estimate, FrontierReason, QuantRow, RecommendationDetail
+from fewbits.records.summary import FrontierReason, QuantRow, RecommendationDetail
 from fewbits.records.variant import WarningCode
 
 Span = tuple[float | None, float | None]

@@ -10,7 +10,7 @@ import numpy as np
 from fewbits.analysis.statistics import quantile_estimate
 from fewbits.analysis.trial_table import Codes, Floats, Group, Mask
 from fewbits.records.base import Unavailable
-from fewbits.records.summary import Estimate
+from fewbits.records.estimate import Estimate
 
 _RATES = "telemetry.token_metrics."
 _CHANNELS: dict[str, tuple[str, Unavailable]] = {

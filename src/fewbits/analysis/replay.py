@@ -41,7 +41,7 @@ def block_outcomes(tasks: Sequence[str], live: Iterable[str], reference: str, sc
 def new_race(plan: Plan, model_id: str, artifacts: Artifacts, reference: str, harm_ps: HarmPs) -> Race:
     """Return the race of one model's variants before its first item."""
     ranks = compared_ranks(plan, model_id, artifacts, reference)
-    return Race(ranks, plan.spec.policy, plan.spec.decide, {tag: harm_ps.get((model_id, tag)) for tag in ranks})
+    return Race(ranks, plan.spec.policy_of(model_id), plan.spec.decide, {tag: harm_ps.get((model_id, tag)) for tag in ranks})
 
 
 def replay(

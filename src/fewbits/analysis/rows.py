@@ -24,8 +24,9 @@ from fewbits.analysis.statistics import (
 from fewbits.analysis.trial_table import Floats, Group, Mask
 from fewbits.core.units import GIB
 from fewbits.records.base import RunQuality, TokenStatus, TrialStatus, Unavailable
+from fewbits.records.estimate import Estimate
 from fewbits.records.plan import QualityPolicy
-from fewbits.records.summary import BucketScore, Estimate, InvalidReason, QuantRow, RowVibe, StatusCounts
+from fewbits.records.summary import BucketScore, InvalidReason, QuantRow, RowVibe, StatusCounts
 from fewbits.records.variant import Artifact
 
 _WORST_FIRST = (

@@ -68,8 +68,11 @@ def environment_delta(before: EnvironmentSample, after: EnvironmentSample, cores
     busy, own = spent("cpu_busy_seconds"), spent("own_cpu_seconds")
     foreign = None if busy is None or own is None else busy - own
     throttled = _difference(before.throttle_events, after.throttle_events)
+    if after.gpu_throttled is not None:
+        throttled = (throttled or 0) + after.gpu_throttled
     if throttled is None:
-        reasons["throttle_events"] = str(Unavailable.NO_SENSOR)
+        present = None not in (before.throttle_events, after.throttle_events)
+        reasons["throttle_events"] = str(Unavailable.CLOCKS_DISAGREE if present else Unavailable.NO_SENSOR)
     return EnvironmentDelta(
         wall_seconds=wall,
         foreign_cpu_ratio=share("foreign_cpu_ratio", foreign, capacity, "cpu_busy_seconds", "own_cpu_seconds"),

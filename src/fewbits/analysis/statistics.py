@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from fewbits.records.summary import Estimate
+from fewbits.records.estimate import Estimate
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.intp]

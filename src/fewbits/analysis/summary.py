@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from operator import attrgetter
@@ -11,8 +10,11 @@ from typing import Any
 import msgspec
 
 from fewbits.analysis.attempts import rerun_budget
+from fewbits.analysis.baselines import plan_revision
 from fewbits.analysis.compare import Evidence, complete_row, judge_determinism, judge_session, with_uncertainty
+from fewbits.analysis.conditions import judge_conditions
 from fewbits.analysis.explain import explain
+from fewbits.analysis.kpis import determinism_kpi
 from fewbits.analysis.ranking import Artifacts, nominal_bits, reference_tag, session_ranks
 from fewbits.analysis.recommend import frontier_block, select
 from fewbits.analysis.rows import RowDraft, RowInput, build_row, compare_with_reference, missing_telemetry
@@ -20,7 +22,9 @@ from fewbits.analysis.statistics import rounded
 from fewbits.analysis.trial_table import Group, TrialTable, build_table
 from fewbits.core.errors import IdentityError
 from fewbits.records.base import RunQuality
-from fewbits.records.plan import Plan, SelectionPolicy
+from fewbits.records.baseline import BaselineMatch
+from fewbits.records.plan import Plan, SweepSpec
+from fewbits.records.sidecar import SidecarBlock
 from fewbits.records.summary import (
     CanaryBlock,
     DivergenceEstimate,
@@ -46,11 +50,16 @@ def summarise(
     divergence: Mapping[tuple[str, str], DivergenceEstimate] | None = None,
     harm_ps: Mapping[tuple[str, str], float | None] | None = None,
     read_texts: Callable[[frozenset[str]], Mapping[str, str]] | None = None,
+    baselines: Mapping[tuple[str, str], BaselineMatch] | None = None,
+    sidecars: Mapping[tuple[str, str], SidecarBlock] | None = None,
 ) -> SweepSummary:
     """Return the summary of a run, finished or not.
 
     `divergence` and `harm_ps` (the harm test's p-values) map (model id, quant tag) to what `divergence.jsonl` shows; `read_texts`
     returns the outputs of a few trials by id: it is asked only where two runs of one cell differ, to show where.
+
+    `baselines` and `sidecars` are what `baselines.json` and `sidecar.jsonl` hold; both only add blocks to rows, and nothing
+    is decided by them.
 
     `artifacts` maps (model id, quant tag) to manifests; a variant without one keeps its row, with `null` sizes.
     Trials of other phases than `matrix` are skipped. Raises `StoreError` when the journal holds rows that are not the
@@ -58,7 +67,15 @@ def summarise(
     """
     table = build_table(plan, trials)
     _check_weights(artifacts, table)
-    evidence = Evidence(artifacts, divergence or {}, harm_ps or {}, judge_determinism(table, read_texts or _no_texts))
+    evidence = Evidence(
+        artifacts,
+        divergence or {},
+        harm_ps or {},
+        judge_determinism(table, read_texts or _no_texts),
+        judge_conditions(table),
+        baselines or {},
+        sidecars or {},
+    )
     sessions = tuple(_session(plan, model.model_id, evidence, table) for model in plan.models)
     expected = sum(row.expected_runs for session in sessions for row in session.per_quant)
     started = [moment for group in table.groups.values() for moment in group.values("started_at")]
@@ -79,12 +96,13 @@ def summarise(
         controls_effective=_controls_effective(table),
         quality_policy=plan.spec.quality,
         selection_policy=plan.spec.policy,
+        guard_policy=plan.spec.guard if plan.spec.guard.enabled else None,
         canary=canary,
         complete=table.counted >= expected,
         trials_expected=expected,
         trials_counted=table.counted,
         sessions=sessions,
-        stability_kpis=_kpis(sessions, table, plan.spec.policy),
+        stability_kpis=_kpis(sessions, table, plan.spec),
         run_quality=_diagnostics(table, plan),
     )
 
@@ -99,6 +117,7 @@ def _session(plan: Plan, model_id: str, evidence: Evidence, table: TrialTable) -
     ranks = session_ranks(plan, model_id, evidence.artifacts)
     reference_name = reference_tag(plan, model_id, evidence.artifacts)
     groups = {tag: table.groups.get((model_id, tag), Group(())) for tag in tags}
+    policy = plan.spec.policy_of(model_id)
     verdicts = judge_session(plan, model_id, reference_name, groups, evidence)
     drafts = {
         tag: build_row(
@@ -109,7 +128,7 @@ def _session(plan: Plan, model_id: str, evidence: Evidence, table: TrialTable) -
                 group=groups[tag],
                 expected_runs=verdicts.expected_runs[tag],
                 policy=plan.spec.quality,
-                include_invalid=plan.spec.policy.include_invalid,
+                include_invalid=policy.include_invalid,
                 ranked_by_tag=nominal_bits(tag) is not None,
             )
         )
@@ -118,9 +137,12 @@ def _session(plan: Plan, model_id: str, evidence: Evidence, table: TrialTable) -
     reference: RowDraft | None = drafts.get(reference_name)
     ordered = sorted(drafts.values(), key=lambda draft: -draft.row.quant_rank)
     compared = [compare_with_reference(draft, reference) for draft in ordered]
-    rows = [complete_row(row, model_id, verdicts, table, evidence) for row in compared]
-    selection, change = with_uncertainty(select(rows, plan.spec.policy), drafts, groups, plan.spec.policy)
-    headline, detail = explain(selection, plan.spec.policy, change)
+    rows = [
+        complete_row(row, drafts[row.quant_tag], model_id=model_id, verdicts=verdicts, table=table, evidence=evidence)
+        for row in compared
+    ]
+    selection, change = with_uncertainty(select(rows, policy), drafts, groups, policy)
+    headline, detail = explain(selection, policy, change)
     engine, version = _engine([table.groups[key] for key in sorted(table.groups) if key[0] == model_id])
     return Session(
         model_id=model_id,
@@ -128,10 +150,11 @@ def _session(plan: Plan, model_id: str, evidence: Evidence, table: TrialTable) -
         engine=engine,
         engine_version=version,
         per_quant=selection.rows,
-        efficiency_frontier=frontier_block(selection, plan.spec.policy),
+        efficiency_frontier=frontier_block(selection, policy),
         recommendation_detail=detail,
         recommendation=headline,
         decision_log=verdicts.decision_log,
+        selection_policy=policy if model_id in plan.spec.model_policies else None,
     )
 
 
@@ -162,6 +185,8 @@ def _matrix(plan: Plan) -> dict[str, Any]:
         "task_bank": spec.task_bank,
         "task_bank_digest": plan.task_bank_digest,
         "tasks": [task.task_id for task in plan.tasks],
+        "task_revision": plan_revision(plan),
+        "control_profile": spec.control_profile,
         "runs_per_quant": spec.runs_per_quant,
         "latency_ceiling": spec.policy.latency_ceiling,
         "runtime": spec.runtime,
@@ -178,18 +203,17 @@ def _controls_effective(table: TrialTable) -> dict[str, Any]:
     return {name: [list(v) if isinstance(v, tuple) else v for v in sorted(values)] for name, values in columns.items()}
 
 
-def _kpis(sessions: tuple[Session, ...], table: TrialTable, policy: SelectionPolicy) -> StabilityKpis:
-    """Rates over trials, and the share of sessions with a row that is eligible without any override."""
+def _kpis(sessions: tuple[Session, ...], table: TrialTable, spec: SweepSpec) -> StabilityKpis:
+    """Rates over trials, and the share of sessions with a row that is eligible by its model's limits, without any override."""
     rows = [row for session in sessions for row in session.per_quant]
-    repeated = [(row.determinism_rate, row.test_runs) for row in rows if row.determinism_rate is not None]
-    weight = sum(runs for _, runs in repeated)
     replies = [missing_telemetry(group) for group in table.groups.values()]
     replied = sum(total for _, total in replies)
     polluted = sum(int((~group.clean).sum()) for group in table.groups.values())
-    strict = msgspec.structs.replace(policy, include_invalid=False)
-    successes = sum(any(row.eligible for row in select(session.per_quant, strict).rows) for session in sessions)
+    strict = [msgspec.structs.replace(spec.policy_of(session.model_id), include_invalid=False) for session in sessions]
+    judged = [select(session.per_quant, policy).rows for session, policy in zip(sessions, strict, strict=True)]
+    successes = sum(any(row.eligible for row in rows) for rows in judged)
     return StabilityKpis(
-        determinism_rate=rounded(math.fsum(rate * runs for rate, runs in repeated) / weight) if weight else None,
+        determinism_rate=rounded(determinism_kpi(rows)),
         missing_telemetry_rate=rounded(sum(missing for missing, _ in replies) / replied) or 0.0 if replied else 1.0,
         polluted_run_rate=rounded(polluted / table.counted) or 0.0 if table.counted else 0.0,
         frontier_success_rate=rounded(successes / len(sessions)) or 0.0 if sessions else 0.0,

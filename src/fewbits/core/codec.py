@@ -69,3 +69,12 @@ def decode(data: bytes, type_: type[T], where: str) -> T:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         msg = f"{where}: {error}"
         raise StoreError(msg) from error
+
+
+def convert(tree: object, type_: type[T], where: str) -> T:
+    """Convert a builtin tree into `type_`, as strictly as `decode`. Raises `StoreError` naming `where` and the path inside."""
+    try:
+        return msgspec.convert(tree, type=type_)
+    except msgspec.ValidationError as error:
+        msg = f"{where}: {error}"
+        raise StoreError(msg) from error

@@ -104,6 +104,12 @@ class TrialTimeoutError(FewbitsError):
     """A trial did not end before its deadline. A value for the sweep (a failed trial), an exception only inside runtimes."""
 
 
+class GuardStopError(FewbitsError):
+    """The live guard ended the sweep: too hot, too little memory, or throttling. What was measured is in the journal."""
+
+    exit_code = ExitCode.FAILED_CHECK
+
+
 class CanaryBlockedError(FewbitsError):
     """The canary gate said no: the matrix must not run on this machine in this state."""
 

@@ -78,11 +78,11 @@ def current_umask() -> int:
 def storage_error(path: Path, error: OSError) -> StoreError:
     """Explain an `OSError` on `path` in one sentence, with what to do."""
     remedy = {
-        "ENOSPC": "The disk is full: free some space or choose another folder with --out-dir.",
-        "EACCES": "You may not write there: choose another folder with --out-dir.",
-        "EROFS": "That file system is read-only: choose another folder with --out-dir.",
-        "ENOTDIR": "Part of that path is a file, not a folder: choose another folder with --out-dir.",
-        "EEXIST": "Part of that path is a file, not a folder: choose another folder with --out-dir.",
+        "ENOSPC": "The disk is full: free some space or choose another path (for a sweep: --out-dir).",
+        "EACCES": "You may not write there: choose another path (for a sweep: --out-dir).",
+        "EROFS": "That file system is read-only: choose another path (for a sweep: --out-dir).",
+        "ENOTDIR": "Part of that path is a file, not a folder: choose another path (for a sweep: --out-dir).",
+        "EEXIST": "Part of that path is a file, not a folder: choose another path (for a sweep: --out-dir).",
     }.get(_errno_name(error), "Check the path and its permissions.")
     return StoreError(f"cannot write {path}: {error.strerror or error}. {remedy}")
 

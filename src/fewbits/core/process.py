@@ -5,15 +5,22 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import selectors
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 TAIL_LINES = 30
+STDERR_KEPT_BYTES = 64 * 1024
+"""What `run_bounded` keeps of stderr: its end."""
+_READ_BYTES = 64 * 1024
+_LOOK_SECONDS = 0.1
+_REAP_SECONDS = 5.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -87,6 +94,123 @@ def run_command(
             kill_group(process)
             raise
     return CommandResult(words, process.returncode, stdout, stderr, timed_out=False)
+
+
+@dataclass(frozen=True, slots=True)
+class BoundedResult:
+    """How a command with bounded output ended.
+
+    `returncode` is `None` when it was killed: at its deadline (`timed_out`) or because it wrote too much (`too_large`).
+    `stdout` is its beginning (at most the limit), `stderr` its end (at most `STDERR_KEPT_BYTES`).
+    """
+
+    argv: tuple[str, ...]
+    returncode: int | None
+    stdout: bytes
+    stderr: bytes
+    timed_out: bool
+    too_large: bool
+    wall_seconds: float
+
+
+def run_bounded(
+    argv: Sequence[str | Path], *, timeout_seconds: float, output_limit_bytes: int, env: Mapping[str, str] | None = None
+) -> BoundedResult:
+    """Run a command that is not trusted to end or to be brief; kills its group when either stream grows past the limit.
+
+    Always returns soon after the deadline: neither a child that keeps the pipes open nor one that cannot be killed is waited
+    for. Raises `OSError` when the command cannot be started, `ValueError` for arguments that no program can be given.
+    """
+    words = tuple(str(word) for word in argv)
+    started = time.monotonic()
+    process = subprocess.Popen(
+        words,
+        env=dict(env) if env is not None else None,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+        start_new_session=True,
+        preexec_fn=die_with_parent,  # noqa: PLW1509 - only a prctl system call
+    )
+    reader = _BoundedReader(process, output_limit_bytes)
+    try:
+        timed_out = reader.read_until(started + timeout_seconds)
+        killed = timed_out or reader.too_large
+        wall_seconds = time.monotonic() - started
+        return BoundedResult(
+            words,
+            None if killed else process.returncode,
+            bytes(reader.stdout),
+            bytes(reader.stderr),
+            timed_out=timed_out,
+            too_large=reader.too_large,
+            wall_seconds=wall_seconds,
+        )
+    finally:
+        reader.close()
+
+
+class _BoundedReader:
+    """Reads a child's two pipes into bounded memory."""
+
+    def __init__(self, process: subprocess.Popen[bytes], limit_bytes: int) -> None:
+        self.stdout = bytearray()
+        self.stderr = bytearray()
+        self.too_large = False
+        self._process = process
+        self._limit = limit_bytes
+        self._stderr_bytes = 0
+        self._selector = selectors.DefaultSelector()
+        for pipe, take in ((process.stdout, self._take_stdout), (process.stderr, self._take_stderr)):
+            if pipe is not None:
+                self._selector.register(pipe, selectors.EVENT_READ, take)
+
+    def read_until(self, deadline: float) -> bool:
+        """Read until the command has ended or wrote too much. Returns whether the deadline came first."""
+        while self._selector.get_map() and not self.too_large:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                return True
+            ready = self._selector.select(min(remaining, _LOOK_SECONDS))
+            for key, _ in ready:
+                chunk = os.read(key.fd, _READ_BYTES)
+                if chunk:
+                    key.data(chunk)
+                else:
+                    self._selector.unregister(key.fileobj)
+            if not ready and self._process.poll() is not None:
+                return False  # whoever still holds a pipe is not the command
+        if self.too_large:
+            return False
+        try:
+            self._process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            return True
+        return False
+
+    def _take_stdout(self, chunk: bytes) -> None:
+        self.stdout += chunk[: self._limit - len(self.stdout) + 1]
+        if len(self.stdout) > self._limit:
+            self.too_large = True
+            del self.stdout[self._limit :]
+
+    def _take_stderr(self, chunk: bytes) -> None:
+        self._stderr_bytes += len(chunk)
+        self.too_large = self.too_large or self._stderr_bytes > self._limit
+        self.stderr += chunk
+        del self.stderr[:-STDERR_KEPT_BYTES]
+
+    def close(self) -> None:
+        """Kill what is left of the group, reap the command and close the pipes."""
+        if self._process.returncode is None or self._selector.get_map():
+            kill_group(self._process)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_REAP_SECONDS)
+        self._selector.close()
+        for pipe in (self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                pipe.close()
 
 
 def spawn(

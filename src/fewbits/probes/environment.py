@@ -14,6 +14,8 @@ from pathlib import Path
 
 import psutil
 
+from fewbits.probes.gpu import GpuSensors
+from fewbits.probes.machine import total_memory_bytes
 from fewbits.records.trial import EnvironmentSample
 
 _TICK_SECONDS = 1.0 / os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 0.01
@@ -50,6 +52,8 @@ class EnvironmentProbe:
 
     def __init__(self) -> None:
         self._tracked: tuple[int, ...] = ()
+        self._gpu = GpuSensors()
+        self._memory_total_bytes = total_memory_bytes()
         self._pressure = {name: _open_counter(Path("/proc/pressure") / name) for name in ("cpu", "memory", "io")}
         self._stat = _open_counter(Path("/proc/stat")) if _LINUX else None
         self._meminfo = _open_counter(Path("/proc/meminfo")) if _LINUX else None
@@ -102,6 +106,8 @@ class EnvironmentProbe:
             cpu_mhz=_mean([int(counter.read()) / 1000.0 for counter in self._frequency]),
             temperature_c=max((int(counter.read()) / 1000.0 for counter in self._temperature), default=None),
             memory_available_bytes=self._memory_available_bytes(),
+            memory_total_bytes=self._memory_total_bytes,
+            **self._gpu.readings(),
         )
 
     def _cpu_seconds(self) -> tuple[float | None, float | None]:

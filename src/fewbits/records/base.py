@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Annotated
 
 import msgspec
+
+Rate = Annotated[float, msgspec.Meta(ge=0, le=1)]
+"""A share, 0..1."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -98,6 +102,8 @@ class Unavailable(StrEnum):
     """No practical number of further items would decide: the difference seems to lie at the margin itself."""
     NOT_MEASURED = "NOT_MEASURED"
     """It was switched off, or this kind of runtime cannot show it."""
+    NOT_IMPORTED = "NOT_IMPORTED"
+    """The older summary that this one was converted from does not hold it."""
     NO_HISTORY = "NO_HISTORY"
     """Nothing was measured before that an estimate could be made from."""
 

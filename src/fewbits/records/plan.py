@@ -7,11 +7,9 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from fewbits.records.base import Bucket, ExecutionLane, Record, VramProfile
+from fewbits.records.base import Bucket, ExecutionLane, Rate, Record, VramProfile
 from fewbits.records.divergence import DivergencePolicy, EvaluationText
 from fewbits.records.variant import ModelSource
-
-Rate = Annotated[float, Meta(ge=0, le=1)]
 
 
 class Controls(Record, frozen=True, kw_only=True):
@@ -124,6 +122,37 @@ class DecidePolicy(Record, frozen=True, kw_only=True):
     """Items that are asked at most, a draw from all of them; whoever is undecided then stays so. `None`: all."""
 
 
+class GuardPolicy(Record, frozen=True, kw_only=True):
+    """The live guard: what must hold before and while a sweep measures. The memory limit is the VRAM profile's."""
+
+    enabled: bool = False
+    cooldown_target_c: Annotated[float, Meta(gt=0, lt=150)] = 50.0
+    """A block starts only when no sensor reads more than this (degrees Celsius)."""
+    cooldown_timeout_seconds: Annotated[float, Meta(gt=0, le=86_400)] = 600.0
+    """Longest wait for it; then the sweep ends cleanly and the same command continues later."""
+    max_throttle_events: Annotated[int, Meta(ge=0)] = 0
+    """Throttle events of one trial that end the sweep when exceeded."""
+
+
+class SidecarRequest(Record, frozen=True, kw_only=True):
+    """Whether llama-bench runs after the matrix, and how."""
+
+    profile: str | None = None
+    """Name of a profile; `None`: no sidecar."""
+    profiles_config: str = "benchmarks/configs/sidecar_profiles.json"
+    timeout_seconds: Annotated[float, Meta(gt=0, le=86_400)] | None = None
+    """Per variant; `None`: the profile's."""
+
+
+class BaselineRequest(Record, frozen=True, kw_only=True):
+    """What rows are compared with: stored baselines of earlier runs."""
+
+    enabled: bool = True
+    storage_root: str = "orket_storage/baselines"
+    ref: str | None = None
+    """One record, by its run id, instead of the newest that matches."""
+
+
 class TaskSelection(Record, frozen=True, kw_only=True):
     """Which tasks of the bank are asked: bucket, then tier, then id bounds, then the first `limit`."""
 
@@ -160,6 +189,13 @@ class SweepSpec(Record, frozen=True, kw_only=True):
     policy: SelectionPolicy = SelectionPolicy()
     decide: DecidePolicy = DecidePolicy()
     divergence: DivergencePolicy = DivergencePolicy()
+    guard: GuardPolicy = GuardPolicy()
+    sidecar: SidecarRequest = SidecarRequest()
+    baselines: BaselineRequest = BaselineRequest()
+    model_policies: dict[str, SelectionPolicy] = {}  # noqa: RUF012 - msgspec copies mutable defaults
+    """Model id -> its own limits, where they differ from `policy`."""
+    control_profile: str | None = None
+    """The named profile that controls and quality policy were taken from; what it says is in those fields."""
     block_tasks: Annotated[int, Meta(ge=1, le=1000)] | None = None
     """Tasks per block; `None`: 1 where all variants fit into memory together, else more, since each block then swaps models."""
     determinism_tasks: Annotated[int, Meta(ge=0, le=1000)] = 3
@@ -170,6 +206,10 @@ class SweepSpec(Record, frozen=True, kw_only=True):
     """For the scripted runtime: the file that holds its replies."""
     description: str = ""
     """Free text of the preset, shown in the dry run; no part of the plan digest."""
+
+    def policy_of(self, model_id: str) -> SelectionPolicy:
+        """Return the limits that a model must meet: its own, else the sweep's."""
+        return self.model_policies.get(model_id, self.policy)
 
 
 class PlannedTask(Record, frozen=True, kw_only=True):

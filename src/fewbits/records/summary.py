@@ -5,11 +5,14 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Any
 
-from fewbits.records.base import PollutionReason, Record, RunQuality, TokenStatus
-from fewbits.records.plan import Controls, QualityPolicy, SelectionPolicy
+from fewbits.records.base import PollutionReason, Rate, Record, RunQuality, TokenStatus
+from fewbits.records.baseline import BaselineComparison
+from fewbits.records.estimate import Estimate
+from fewbits.records.plan import Controls, GuardPolicy, QualityPolicy, SelectionPolicy
+from fewbits.records.sidecar import SidecarBlock
 from fewbits.records.variant import VariantWarning
 
-SUMMARY_SCHEMA = "2.1.0"
+SUMMARY_SCHEMA = "2.2.0"
 
 
 class InvalidReason(StrEnum):
@@ -61,20 +64,6 @@ class MinimumKind(StrEnum):
     """It decides (`threshold-v1`)."""
     MARGIN_EDGE = "margin's edge"
     """It only shows where points lie: tests decide (`three-zone-v1`)."""
-
-
-class Estimate(Record, frozen=True, kw_only=True):
-    """A number with its uncertainty. `low`/`high` are `None` only where `reason` says why no interval exists."""
-
-    value: float
-    low: float | None
-    high: float | None
-    level: float
-    """Nominal coverage, 0..1 (0.95)."""
-    method: str
-    n: int
-    """Independent units the interval is made from (tasks, or trials)."""
-    reason: str = ""
 
 
 class VerdictCode(StrEnum):
@@ -236,6 +225,32 @@ class BucketScore(Record, frozen=True, kw_only=True):
     adherence_score: float | None
 
 
+class DeviceConditions(Record, frozen=True, kw_only=True):
+    """What a device (the host with its RAM, or the GPUs) went through during a row's trials. `unavailable` explains `null`s."""
+
+    temperature_start_c: float | None = None
+    """Before the first block that the row took part in, any variant's trial of it."""
+    temperature_end_c: float | None = None
+    """After the row's last trial."""
+    temperature_max_c: float | None = None
+    """Hottest reading before or after any trial of the row."""
+    block_temperature_max_c: float | None = None
+    """Hottest reading at the start of any block that the row took part in."""
+    memory_total_bytes: int | None = None
+    memory_used_ratio: float | None = None
+    """Largest share of the memory in use, by anyone, before or after any trial of the row, 0..1."""
+    throttle_events: int | None = None
+    """During the row's trials, of CPU and GPU together: they stand with the host."""
+    unavailable: dict[str, str] = {}  # noqa: RUF012 - msgspec copies mutable defaults
+
+
+class RowConditions(Record, frozen=True, kw_only=True):
+    """The machine around a row's trials: what guards and thermal profiles judge."""
+
+    host: DeviceConditions
+    gpu: DeviceConditions
+
+
 class QuantRow(Record, frozen=True, kw_only=True):
     """One variant of one model. Seconds, bytes, tokens per second; `unavailable` explains each `null`."""
 
@@ -277,10 +292,10 @@ class QuantRow(Record, frozen=True, kw_only=True):
     peak_memory_gpu_bytes: int | None
     token_metrics_status: TokenStatus
     """The worst status of any trial that gave a reply."""
-    missing_telemetry_rate: float
-    determinism_rate: float | None
+    missing_telemetry_rate: Rate
+    determinism_rate: Rate | None
     """Share of tasks whose repetitions (same seed) gave the same text; `None` with fewer than two successful repetitions."""
-    polluted_run_rate: float
+    polluted_run_rate: Rate
     clean_runs: int
     run_quality_status: RunQuality
     run_quality_reasons: tuple[PollutionReason, ...]
@@ -303,6 +318,11 @@ class QuantRow(Record, frozen=True, kw_only=True):
     prompt_rate_ratio: Estimate | None = None
     determinism: DeterminismDetail | None = None
     uncertainty: RowUncertainty | None = None
+    conditions: RowConditions | None = None
+    baseline: BaselineComparison | None = None
+    """Against a stored baseline, or why there is no comparison; `None` where none was asked for."""
+    hardware_sidecar: SidecarBlock | None = None
+    """Raw throughput from llama-bench: diagnostics, in no verdict, limit or validity rule."""
     unavailable: dict[str, str] = {}  # noqa: RUF012 - msgspec copies mutable defaults
 
 
@@ -374,6 +394,8 @@ class Session(Record, frozen=True, kw_only=True):
     recommendation: str
     decision_log: DecisionLog | None = None
     """`None` when the full matrix was asked for."""
+    selection_policy: SelectionPolicy | None = None
+    """Limits of this model alone; `None` where the sweep's own apply."""
 
 
 class CanaryBlock(Record, frozen=True, kw_only=True):
@@ -406,10 +428,11 @@ class CanaryBlock(Record, frozen=True, kw_only=True):
 class StabilityKpis(Record, frozen=True, kw_only=True):
     """Tracked rates, 0..1, always strict: overrides do not change them."""
 
-    determinism_rate: float | None
-    missing_telemetry_rate: float
-    polluted_run_rate: float
-    frontier_success_rate: float
+    determinism_rate: Rate | None
+    """Share of repeated cells that gave the same output, over all rows; `None` where nothing was repeated."""
+    missing_telemetry_rate: Rate
+    polluted_run_rate: Rate
+    frontier_success_rate: Rate
     """Share of sessions with at least one strictly eligible row."""
     quant_rows: int
     sessions: int
@@ -433,6 +456,15 @@ class RunQualityDiagnostics(Record, frozen=True, kw_only=True):
     rerun_budget: int = 0
 
 
+class ImportedFrom(Record, frozen=True, kw_only=True):
+    """The foreign or older document that a summary was converted from."""
+
+    schema_version: str
+    sha256: str
+    notes: tuple[str, ...]
+    """What could not be taken over, or means less than its name says, one sentence each."""
+
+
 class Provenance(Record, frozen=True, kw_only=True):
     """What the summary was made from."""
 
@@ -442,6 +474,7 @@ class Provenance(Record, frozen=True, kw_only=True):
     fewbits_version: str
     first_trial_at: str | None
     last_trial_at: str | None
+    imported_from: ImportedFrom | None = None
 
 
 class SweepSummary(Record, frozen=True, kw_only=True):
@@ -460,6 +493,8 @@ class SweepSummary(Record, frozen=True, kw_only=True):
     """Distinct effective values seen over all trials, per control."""
     quality_policy: QualityPolicy
     selection_policy: SelectionPolicy
+    guard_policy: GuardPolicy | None = None
+    """What the live guard enforced; `None` where it was off."""
     canary: CanaryBlock
     complete: bool
     """False while trials of the plan are missing from the journal."""

@@ -91,7 +91,16 @@ class EnvironmentSample(Record, frozen=True, kw_only=True):
     throttle_events: int | None
     cpu_mhz: float | None
     temperature_c: float | None
+    """Hottest CPU package sensor, degrees Celsius."""
     memory_available_bytes: int | None
+    memory_total_bytes: int | None = None
+    gpu_temperature_c: float | None = None
+    """Hottest GPU."""
+    gpu_memory_used_bytes: int | None = None
+    """Of the GPU with the largest share in use; `gpu_memory_total_bytes` is the same GPU's."""
+    gpu_memory_total_bytes: int | None = None
+    gpu_throttled: bool | None = None
+    """Whether a GPU says that heat or power holds its clock down right now."""
 
 
 class EnvironmentDelta(Record, frozen=True, kw_only=True):
@@ -106,6 +115,7 @@ class EnvironmentDelta(Record, frozen=True, kw_only=True):
     memory_pressure_ratio: float | None
     io_pressure_ratio: float | None
     throttle_events: int | None
+    """CPU throttle events of all cores, and one for a GPU that reports throttling after the trial."""
     unavailable: dict[str, str] = {}  # noqa: RUF012 - msgspec copies mutable defaults
 
 
@@ -210,6 +220,32 @@ class VibeView(OpenRecord, frozen=True, kw_only=True):
     gen_retries: int | None = None
 
 
+class SampleView(OpenRecord, frozen=True, kw_only=True):
+    """The part of `EnvironmentSample` that summaries read."""
+
+    temperature_c: float | None = None
+    memory_available_bytes: int | None = None
+    memory_total_bytes: int | None = None
+    gpu_temperature_c: float | None = None
+    gpu_memory_used_bytes: int | None = None
+    gpu_memory_total_bytes: int | None = None
+
+
+class DeltaView(OpenRecord, frozen=True, kw_only=True):
+    """The part of `EnvironmentDelta` that summaries read."""
+
+    foreign_cpu_ratio: float | None = None
+    throttle_events: int | None = None
+
+
+class EnvironmentView(OpenRecord, frozen=True, kw_only=True):
+    """The part of `Environment` that summaries read."""
+
+    before: SampleView = SampleView()
+    during: DeltaView = DeltaView()
+    after: SampleView = SampleView()
+
+
 class TrialView(OpenRecord, frozen=True, kw_only=True):
     """The part of `Trial` that summaries read: decoding skips the rest, so that 100,000 rows take well under 2 s."""
 
@@ -235,6 +271,7 @@ class TrialView(OpenRecord, frozen=True, kw_only=True):
     vibe_metrics: VibeView
     controls_effective: EffectiveControls
     started_at: str
+    environment: EnvironmentView | None = None
     trial_id: str = ""
     finish_reason: str | None = None
     engine: str = ""
@@ -246,21 +283,3 @@ class TrialText(OpenRecord, frozen=True, kw_only=True):
 
     trial_id: str
     output_text: str
-
-
-class DeltaView(OpenRecord, frozen=True, kw_only=True):
-    """The part of `EnvironmentDelta` that the canary's advice reads."""
-
-    foreign_cpu_ratio: float | None = None
-
-
-class EnvironmentView(OpenRecord, frozen=True, kw_only=True):
-    """The part of `Environment` that the canary's advice reads."""
-
-    during: DeltaView
-
-
-class CanaryView(TrialView, frozen=True, kw_only=True):
-    """A canary row: what summaries read, and how much others disturbed it."""
-
-    environment: EnvironmentView | None

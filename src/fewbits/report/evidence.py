@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from fewbits.records.estimate import Estimate
 from fewbits.records.plan import SelectionPolicy
 from fewbits.records.summary import (
     DeterminismDetail,
     DivergenceEstimate,
-    Estimate,
     FirstDivergence,
     QuantRow,
     Session,
@@ -44,8 +44,8 @@ def measurement_blocks(session: Session, policy: SelectionPolicy) -> list[str]:
 
 def has_evidence(summary: SweepSummary) -> bool:
     """Tell whether any of these sections has something to show."""
-    policy = summary.selection_policy
-    return any(verdict_blocks(session, policy) or measurement_blocks(session, policy) for session in summary.sessions)
+    policies = [(session, session.selection_policy or summary.selection_policy) for session in summary.sessions]
+    return any(verdict_blocks(session, policy) or measurement_blocks(session, policy) for session, policy in policies)
 
 
 def _verdicts(session: Session, policy: SelectionPolicy) -> list[str]:
@@ -306,10 +306,12 @@ def _repeat_sentence(row: QuantRow, found: DeterminismDetail) -> str:
         return f"{name}: nothing was asked twice."
     cells = "1 task was" if found.cells == 1 else f"{found.cells} tasks were"
     verdict = "and every repeat was the same" if found.deterministic else "and repeats differed"
+    floor = (
+        f" (at least {formats.percent(found.agreement_floor)} with 95 % confidence)" if found.agreement_floor is not None else ""
+    )
     sentence = (
         f"{name}: {cells} asked more than once with the same seed, {verdict}. Same output "
-        f"{formats.percent(found.same_output_rate)} (at least {formats.percent(found.agreement_floor)} with 95 % confidence), "
-        f"same score {formats.percent(found.same_outcome_rate)}."
+        f"{formats.percent(found.same_output_rate)}{floor}, same score {formats.percent(found.same_outcome_rate)}."
     )
     return f"{sentence} {_first_difference(found.first_divergence)}" if found.first_divergence is not None else sentence
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from fewbits.core.units import format_bytes, format_seconds
-from fewbits.records.summary import Estimate
+from fewbits.records.estimate import Estimate
 
 MISSING = "—"
 _MINUS = "\u2212"

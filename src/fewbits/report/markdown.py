@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from fewbits.records.estimate import Estimate
 from fewbits.records.plan import PolicyName, SelectionPolicy
-from fewbits.records.summary import Estimate, QuantRow, Session, SweepSummary
+from fewbits.records.summary import QuantRow, Session, SweepSummary
 from fewbits.report import formats
 from fewbits.report.escape import markdown_name, markdown_text
 from fewbits.report.evidence import measurement_blocks, verdict_blocks
 from fewbits.report.method import legend_section, method_section, reproduce_section, stability_section
 from fewbits.report.picture import render_frontier_text
+from fewbits.report.sidecar import sidecar_blocks
 from fewbits.report.svg import frontier_svg_name
 from fewbits.report.tables import bullets, table
 from fewbits.report.verdicts import (
@@ -43,6 +45,9 @@ def render_markdown(summary: SweepSummary, include_invalid: bool = False) -> str
 
 def _notices(summary: SweepSummary, include_invalid: bool) -> list[str]:
     notices = []
+    if summary.provenance.imported_from is not None:
+        version = markdown_name(summary.provenance.imported_from.schema_version)
+        notices.append(f"> **Imported** from schema {version}: words below mean less than usual. See *Where this comes from*.")
     if not summary.complete:
         notices.append(
             f"> **This sweep is not complete:** {summary.trials_counted} of {summary.trials_expected} planned trials are in. "
@@ -61,7 +66,7 @@ def _notices(summary: SweepSummary, include_invalid: bool) -> list[str]:
 
 
 def _session_blocks(session: Session, summary: SweepSummary, include_invalid: bool) -> list[str]:
-    model, policy = markdown_name(session.model_id), summary.selection_policy
+    model, policy = markdown_name(session.model_id), session.selection_policy or summary.selection_policy
     return [
         f"## {model}",
         _recommendation(session),
@@ -81,6 +86,7 @@ def _session_blocks(session: Session, summary: SweepSummary, include_invalid: bo
         "### The files and the trials",
         _files_table(session),
         _trials_table(session),
+        *sidecar_blocks(session),
     ]
 
 
@@ -326,9 +332,9 @@ def _trials_table(session: Session) -> str:
     rows = [
         [
             markdown_name(row.quant_tag),
-            str(row.tasks),
+            str(row.tasks) if "tasks" not in row.unavailable else formats.MISSING,
             f"{row.test_runs} of {row.expected_runs}",
-            str(row.status_counts.ok),
+            str(row.status_counts.ok) if "status_counts" not in row.unavailable else formats.MISSING,
             _failures(row),
             str(row.clean_runs),
             formats.percent(row.determinism_rate),
@@ -344,6 +350,8 @@ def _trials_table(session: Session) -> str:
 
 
 def _failures(row: QuantRow) -> str:
+    if "status_counts" in row.unavailable:
+        return formats.MISSING
     counts = row.status_counts
     kinds = (
         ("empty", counts.empty),

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from fewbits.records.plan import PolicyName, SelectionPolicy
-from fewbits.records.summary import CanaryBlock, SweepSummary
+from fewbits.records.summary import CanaryBlock, ImportedFrom, SweepSummary
 from fewbits.report import formats
 from fewbits.report.escape import markdown_name, markdown_text
 from fewbits.report.evidence import has_evidence
@@ -74,12 +74,13 @@ def method_section(summary: SweepSummary) -> list[str]:
         ("first and last trial", markdown_text(_span(summary))),
         ("quality policy", markdown_name(summary.quality_policy.name)),
         ("selection policy", _selection_policy(summary.selection_policy)),
+        *_own_limits(summary),
     ]
     return [
         "## How it was measured",
         table(("", "value"), facts),
-        "### Controls",
-        _controls_table(summary),
+        # of an imported summary the matrix shows what was recorded; the rest of the controls are defaults that nobody asked for
+        *(["### Controls", _controls_table(summary)] if summary.provenance.imported_from is None else []),
         "### Canary",
         _canary(summary.canary),
     ]
@@ -95,6 +96,19 @@ def _selection_policy(policy: SelectionPolicy) -> str:
         f"harm line {formats.nats(policy.divergence_harm_nats)} nats, adherence floor {formats.score(policy.adherence_floor)}, "
         f"latency ceiling {formats.seconds(policy.latency_ceiling)}"
     )
+
+
+def _own_limits(summary: SweepSummary) -> list[tuple[str, str]]:
+    """Return a row for every model whose limits are not the sweep's: those that differ."""
+    common = summary.selection_policy
+    rows = []
+    for session in summary.sessions:
+        own = session.selection_policy
+        if own is not None:
+            pairs = [(name, getattr(own, name)) for name in own.__struct_fields__ if getattr(own, name) != getattr(common, name)]
+            words = ", ".join(f"{name.replace('_', ' ')} {plain_value(value)}" for name, value in pairs)
+            rows.append((f"limits of {markdown_name(session.model_id)} alone", markdown_text(words)))
+    return rows
 
 
 def _span(summary: SweepSummary) -> str:
@@ -178,6 +192,8 @@ def stability_section(summary: SweepSummary) -> list[str]:
 def reproduce_section(summary: SweepSummary) -> list[str]:
     """Return the blocks of `Do it again`."""
     provenance = summary.provenance
+    if provenance.imported_from is not None:
+        return _import_section(summary, provenance.imported_from)
     rows = [
         ["fewbits", markdown_text(provenance.fewbits_version)],
         ["commit", markdown_name(summary.commit_sha) if summary.commit_sha else "not recorded"],
@@ -186,6 +202,19 @@ def reproduce_section(summary: SweepSummary) -> list[str]:
         ["summary schema", markdown_name(summary.schema_version)],
     ]
     return ["## Do it again", table(("made with", "value"), rows), _command(summary)]
+
+
+def _import_section(summary: SweepSummary, origin: ImportedFrom) -> list[str]:
+    """Return the blocks of a summary that another tool measured: there is no plan and no journal to do it again from."""
+    rows = [
+        ["imported from schema", markdown_name(origin.schema_version)],
+        ["sha256 of that file begins", markdown_name(origin.sha256[:_DIGEST_DIGITS])],
+        ["its commit", markdown_name(summary.commit_sha) if summary.commit_sha else "not recorded"],
+        ["converted by fewbits", markdown_text(summary.provenance.fewbits_version)],
+        ["summary schema", markdown_name(summary.schema_version)],
+    ]
+    notes = bullets([markdown_text(note) for note in origin.notes])
+    return ["## Where this comes from", table(("", "value"), rows), notes]
 
 
 def _command(summary: SweepSummary) -> str:
@@ -207,6 +236,7 @@ def _command(summary: SweepSummary) -> str:
             else ("--equivalence-margin", policy.equivalence_margin)
         ),
         ("--latency-ceiling", policy.latency_ceiling),
+        *(("--model-threshold", text) for text in _threshold_texts(summary)),
     ]
     words = [(flag, plain_value(value)) for flag, value in flags if value not in (None, "")]
     note = (
@@ -218,6 +248,18 @@ def _command(summary: SweepSummary) -> str:
         return f"The names hold characters that do not survive a command line in a document; take them from the plan. {note}"
     lines = " \\\n  ".join(["fewbits sweep", *(f"{flag} {shlex.quote(text)}" for flag, text in words)])
     return f"```sh\n{lines}\n```\n\n{note}"
+
+
+def _threshold_texts(summary: SweepSummary) -> list[str]:
+    """Return `MODEL:KEY=VALUE` for every limit of one model alone."""
+    common = summary.selection_policy
+    return [
+        f"{session.model_id}:{name}={plain_value(getattr(session.selection_policy, name))}"
+        for session in summary.sessions
+        if session.selection_policy is not None
+        for name in ("adherence_threshold", "adherence_floor", "latency_ceiling", "equivalence_margin")
+        if getattr(session.selection_policy, name) != getattr(common, name)
+    ]
 
 
 def legend_section(summary: SweepSummary) -> list[str]:

@@ -43,7 +43,8 @@ def render_terminal(summary: SweepSummary, console_width: int) -> RenderableType
         parts.append(_styled("The canary failed: this machine did not repeat itself.", "bold red"))
     for session in summary.sessions:
         parts += [_panel(session, wide=console_width >= WIDE_COLUMNS)]
-        parts += [_rows_table(session, summary.selection_policy.name, console_width)]
+        policy = session.selection_policy or summary.selection_policy
+        parts += [_rows_table(session, policy.name, console_width)]
         parts += [_styled(f"† {sentence}", "yellow") for sentence in _warning_sentences(session)]
     parts.append(_styled(f"{clean_words(summary.run_quality)}. {rerun_words(summary.run_quality)}".strip(), "dim"))
     return Group(*parts)
@@ -187,6 +188,7 @@ def render_dry_run(document: Mapping[str, Any]) -> RenderableType:
         ),
         ("Controls", _pairs_table(_labelled(document["controls"]))),
         *((f"Policy: {name}", _pairs_table(_labelled(policy))) for name, policy in document["policies"].items()),
+        ("Around it", _pairs_table(_lab_facts(document))),
         ("Files it would write", _pairs_table(_labelled(document["artifacts"]))),
     ]
     return Group(head, *(part for title, table in sections for part in (_styled(f"\n{visible(title)}", "bold"), table)))
@@ -206,6 +208,16 @@ def _plan_facts(document: Mapping[str, Any]) -> dict[str, Any]:
         **document["labels"],
         **document["timeouts"],
     }
+
+
+def _lab_facts(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what stands beside the matrix; of a model's own limits, those that are not the sweep's."""
+    lab, common = document.get("lab", {}), document["policies"].get("policy", {})
+    limits = {
+        f"limits of {model} alone": {key.replace("_", " "): value for key, value in own.items() if value != common.get(key)}
+        for model, own in lab.get("model_policies", {}).items()
+    }
+    return {**_labelled({key: value for key, value in lab.items() if key != "model_policies"}), **limits}
 
 
 def _model_words(model: Mapping[str, Any]) -> str:

@@ -40,6 +40,7 @@ _REASON_WORDS = {
     "NOMINAL_BITS": "there is no file to measure; ranked by its tag",
     "NO_TRIALS": "there are no trials",
     "NO_HISTORY": "nothing was measured before",
+    "NOT_IMPORTED": "the older summary does not hold it",
     "INCOMPLETE": "trials are missing",
     "POLLUTED": "polluted",
     "MISSING_TELEMETRY": "missing telemetry",

@@ -19,6 +19,8 @@ _OURS = (
     "trials.jsonl",
     "canary.jsonl",
     "divergence.jsonl",
+    "sidecar.jsonl",
+    "baselines.json",
     "sweep_summary.json",
     "sweep_report.md",
     "sweep_scatter.json",
@@ -35,6 +37,8 @@ class RunDirectory:
         self.trials_path = root / "trials.jsonl"
         self.canary_path = root / "canary.jsonl"
         self.divergence_path = root / "divergence.jsonl"
+        self.sidecar_path = root / "sidecar.jsonl"
+        self.baselines_path = root / "baselines.json"
         self.summary_path = root / "sweep_summary.json"
         self.report_path = root / "sweep_report.md"
         self.scatter_path = root / "sweep_scatter.json"

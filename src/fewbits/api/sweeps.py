@@ -1,4 +1,4 @@
-"""The use-cases, each about a screen: what the CLI and other people's Python call."""
+"""Sweeps: plan, run, summarise, verify, report."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fewbits import __version__
+from fewbits.api.baseline_matches import read_baselines, remember_baselines
+from fewbits.api.sidecar import check_sidecar, read_sidecars, run_sidecar
 from fewbits.core.codec import decode, encode_pretty
 from fewbits.core.errors import Problem, SpecError, StoreError
 from fewbits.core.files import atomic_write
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from fewbits.analysis.divergence import DivergenceRows
     from fewbits.sweep.pool import VariantKey
 
-REPOSITORY_ROOT = Path(__file__).resolve().parents[2]
+REPOSITORY_ROOT = Path(__file__).resolve().parents[3]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,7 @@ class PreparedSweep:
 def prepare_sweep(flags: Mapping[str, object], matrix_path: Path | None) -> PreparedSweep:
     """Load the spec, the tasks and the models' identities, and plan. Raises `SpecError` with every problem found."""
     spec = load_spec(flags, matrix_path, available_cores=usable_cores(), root=REPOSITORY_ROOT)
+    check_sidecar(spec)
     bank = open_bank(spec.task_bank)
     tasks = select_tasks(bank.bank, spec.selection)
     require_sandbox(tasks)
@@ -150,8 +153,10 @@ def run_sweep(prepared: PreparedSweep, observer: SweepObserver, *, fresh: bool =
         directory.write_plan(prepared.plan)
         for variant in variants.values():
             directory.write_manifest(variant.artifact)
+        remember_baselines(prepared.plan, variants, directory)
         measure = partial(_measure_divergence, prepared.plan, variants, directory, observer)
         run(Sweep(prepared.plan, prepared.tasks, variants, prepared.runtime, directory, observer, measure))
+        run_sidecar(prepared.plan, variants, directory, observer)
         return write_results(directory)
 
 
@@ -217,14 +222,19 @@ def _measure_divergence(
 def _harm_p_values(plan: Plan, rows: DivergenceRows) -> dict[VariantKey, float | None]:
     from fewbits.analysis.divergence import divergence_harm_p_value
 
-    return {key: divergence_harm_p_value(row, plan.spec.policy.divergence_harm_nats) for key, row in rows.variants.items()}
+    lines = {key: plan.spec.policy_of(key[0]).divergence_harm_nats for key in rows.variants}
+    return {key: divergence_harm_p_value(row, lines[key]) for key, row in rows.variants.items()}
 
 
 def _divergence_estimates(plan: Plan, rows: DivergenceRows) -> dict[VariantKey, DivergenceEstimate]:
     from fewbits.analysis.divergence import estimate_divergence
 
-    level = plan.spec.policy.divergence_error_level
-    return {key: estimate_divergence(row, rows.floors.get(key[0]), divergence_level=level) for key, row in rows.variants.items()}
+    return {
+        key: estimate_divergence(
+            row, rows.floors.get(key[0]), divergence_level=plan.spec.policy_of(key[0]).divergence_error_level
+        )
+        for key, row in rows.variants.items()
+    }
 
 
 def build_summary(directory: RunDirectory) -> SweepSummary:
@@ -248,11 +258,13 @@ def build_summary(directory: RunDirectory) -> SweepSummary:
         fewbits_version=__version__,
         divergence=_divergence_estimates(plan, rows),
         harm_ps=_harm_p_values(plan, rows),
-        read_texts=lambda trial_ids: _texts(directory, journal, trial_ids),
+        read_texts=lambda trial_ids: read_texts(directory, journal, trial_ids),
+        baselines=read_baselines(directory),
+        sidecars=read_sidecars(plan, directory),
     )
 
 
-def _texts(directory: RunDirectory, journal: JournalContent[TrialView], trial_ids: frozenset[str]) -> dict[str, str]:
+def read_texts(directory: RunDirectory, journal: JournalContent[TrialView], trial_ids: frozenset[str]) -> dict[str, str]:
     """Read the outputs of a few trials: summaries leave texts out, since they are most of a journal."""
     places = [offset for row, offset in zip(journal.rows, journal.offsets, strict=True) if row.trial_id in trial_ids]
     return {row.trial_id: row.output_text for row in read_rows_at(directory.trials_path, places, TrialText)}
