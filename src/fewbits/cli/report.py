@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from fewbits.core.codec import decode
-from fewbits.core.errors import ExitCode, SpecError
-from fewbits.records.summary import SweepSummary
+from fewbits.core.errors import ExitCode
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,15 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> ExitCode:
     """Read a summary and write its reports."""
     from fewbits import api
+    from fewbits.store.summaries import read_summary
 
     source: Path = arguments.summary
-    try:
-        data = source.read_bytes()
-    except OSError as error:
-        raise SpecError.single(
-            "--summary", f"cannot read {source}: {error.strerror}", "give the path of a sweep_summary.json"
-        ) from error
-    summary = decode(data, SweepSummary, str(source))
+    summary = read_summary(source).summary
     written = api.render_report(
         summary,
         str(source),
