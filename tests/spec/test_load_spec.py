@@ -20,6 +20,7 @@ from fewbits.spec.affinity import parse_cores
 from fewbits.spec.load import DEFAULT_OUT_DIR, DEFAULT_TASK_BANK
 from fewbits.spec.parameters import ELSEWHERE, PARAMETERS
 from fewbits.spec.sources import settings_of_document
+from fewbits.spec.thresholds import LIMITS
 from fewbits.spec.values import field_type
 
 WriteMatrix = Callable[..., Path]
@@ -49,7 +50,7 @@ def parse(*argv: str) -> dict[str, object]:
 def test_every_parameter_reaches_a_field_of_its_own_and_every_field_has_a_parameter() -> None:
     targets = [parameter.target for parameter in PARAMETERS]
     assert len(set(targets)) == len(targets)
-    sections = {"controls", "selection", "canary", "quality", "policy", "decide", "divergence"}
+    sections = {name for name in SweepSpec.__struct_fields__ if isinstance(getattr(_defaults(), name), msgspec.Struct)}
     fields = {
         f"{section}.{name}" if section else name
         for section in ("", *sections)
@@ -63,7 +64,11 @@ def test_every_parameter_reaches_a_field_of_its_own_and_every_field_has_a_parame
 def _record(section: str) -> type[msgspec.Struct]:
     if not section:
         return SweepSpec
-    return type(getattr(SweepSpec(models=(), quants=(), task_bank="", out_dir="", summary_out=""), section))
+    return type(getattr(_defaults(), section))
+
+
+def _defaults() -> SweepSpec:
+    return SweepSpec(models=(), quants=(), task_bank="", out_dir="", summary_out="")
 
 
 def test_retired_keys_are_not_settings() -> None:
@@ -357,16 +362,45 @@ ANYTHING = st.recursive(
     max_leaves=6,
 )
 KEYS = st.sampled_from([parameter.key for parameter in PARAMETERS] + ["quality_policy", "venue", "x"])
+OWN = st.dictionaries(st.sampled_from(["smollm2-135m", "m"]), ANYTHING | st.dictionaries(st.sampled_from(LIMITS), ANYTHING))
 
 
-@given(in_file=st.dictionaries(KEYS, ANYTHING, max_size=6), on_flags=st.dictionaries(KEYS, ANYTHING, max_size=6))
-def test_whatever_is_written_gives_a_spec_or_a_spec_error(in_file: dict[str, Any], on_flags: dict[str, Any]) -> None:
+SETTINGS = st.dictionaries(KEYS, ANYTHING, max_size=6) | st.fixed_dictionaries({"model_thresholds": OWN})
+
+
+@given(in_file=SETTINGS, on_flags=SETTINGS, profile=st.dictionaries(KEYS, ANYTHING, max_size=3))
+def test_whatever_is_written_gives_a_spec_or_a_spec_error(
+    in_file: dict[str, Any], on_flags: dict[str, Any], profile: dict[str, Any]
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
         where = Path(folder)
-        (where / "m.json").write_text(json.dumps({**BASE, "task_bank": "humaneval", **in_file}))
+        (where / "p.json").write_text(json.dumps(profile))
+        named = {"control_profile": "p.json"} if profile else {}
+        (where / "m.json").write_text(json.dumps({**BASE, "task_bank": "humaneval", **named, **in_file}))
         try:
             spec = load(on_flags, where / "m.json", where, 2)
         except SpecError:
             return
     # what was accepted is what the records allow, on disk too
     assert msgspec.convert(msgspec.to_builtins(spec), SweepSpec) == spec
+
+
+class TestOllamaNames:
+    """The roadmap's commands name `qwen2.5-coder:7b` and no runtime."""
+
+    def test_a_name_with_a_tag_is_looked_for_in_ollama(self) -> None:
+        assert load_spec({"models": "qwen2.5-coder:7b", "quants": "Q8_0"}).runtime == "ollama"
+        assert load_spec({"models": "qwen2.5-coder:7b,me/llama3.1:8b", "quants": "Q8_0"}).runtime == "ollama"
+
+    @pytest.mark.parametrize("models", ["smollm2-135m", "./a.gguf", "smollm2-135m,qwen2.5-coder:7b"])
+    def test_other_names_are_not(self, models: str) -> None:
+        assert load_spec({"models": models, "quants": "Q8_0"}).runtime == "llamacpp"
+
+    def test_a_chosen_runtime_stays_chosen(self) -> None:
+        assert load_spec({"models": "qwen2.5-coder:7b", "quants": "Q8_0", "runtime": "llamacpp"}).runtime == "llamacpp"
+        flags = {"models": "a:b", "quants": "Q8_0", "runtime": "openai", "base_url": "http://127.0.0.1:1/v1"}
+        assert load_spec(flags).runtime == "openai"
+
+    def test_a_file_of_that_name_is_a_file(self, tmp_path: Path) -> None:
+        (tmp_path / "a:b").touch()
+        assert load_spec({"models": "a:b", "quants": "Q8_0"}, cwd=tmp_path).runtime == "llamacpp"

@@ -214,7 +214,7 @@ def test_a_canary_that_is_off_needs_no_task_and_writes_no_file() -> None:
 
 def test_artifacts_are_distinct_relative_files() -> None:
     plan = plan_of(spec_of(models=("a/b:7b", "a_b:7b"), out_dir="runs/x", summary_out="runs/x/s.json"))
-    assert len(set(plan.artifacts.values())) == len(plan.artifacts) == 6 + 2 * (1 + 3)
+    assert len(set(plan.artifacts.values())) == len(plan.artifacts) == 7 + 2 * (1 + 3)
     assert all(path.startswith("runs/x/") and ":" not in path for path in plan.artifacts.values())
 
 

@@ -12,10 +12,12 @@ from fewbits.core.errors import Problem
 from fewbits.records.plan import PolicyName, QualityPolicy
 from fewbits.spec.affinity import parse_cores
 from fewbits.spec.tags import RUNTIMES, SERVER_RUNTIMES, canonical_tag
+from fewbits.spec.thresholds import split_key
 from fewbits.spec.values import nearest, shown
 
 CUSTOM_POLICY = "custom"
 """Name of a quality policy whose limits differ from the default's, unless the user names it."""
+_IGNORED_THRESHOLD = "decides nothing under three-zone-v1"
 _CANARY_SAMPLES = 3
 """As the canary's own rule (`analysis.canary`): two samples always look steady, so fewer than this could never pass."""
 
@@ -31,6 +33,8 @@ class Draft:
     paths: dict[str, str]
     broken: set[str]
     problems: list[Problem] = field(default_factory=list)
+    places: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """By key: where each item of a list was written, where that is not simply its place in the list."""
 
     def usable(self, *keys: str) -> bool:
         """Whether every one of these settings has a value that can be looked at."""
@@ -39,6 +43,10 @@ class Draft:
     def given(self, key: str) -> bool:
         """Whether a person gave this setting (else it is a default)."""
         return key in self.paths
+
+    def place(self, key: str, index: int) -> str:
+        """Return where an item of a list was written: its place, and the ladder that it came from."""
+        return self.places[key][index] if key in self.places else str(index)
 
     def refuse(self, key: str, message: str, hint: str = "", *, at: str = "") -> None:
         """Note a problem at the place where the setting was given."""
@@ -87,7 +95,10 @@ def _check_tags(draft: Draft) -> None:
     runtime = draft.values["runtime"]
     if draft.usable("quants"):
         path = draft.paths.get("quants", "quants")
-        tags = [canonical_tag(tag, runtime, f"{path}[{index}]") for index, tag in enumerate(draft.values["quants"])]
+        tags = [
+            canonical_tag(tag, runtime, f"{path}[{draft.place('quants', index)}]")
+            for index, tag in enumerate(draft.values["quants"])
+        ]
         draft.problems += [problem for _, problem in tags if problem is not None]
         draft.values["quants"] = tuple(tag for tag, _ in tags)
     for key in ("reference_quant", "canary_quant_tag"):
@@ -109,7 +120,8 @@ def _check_duplicates(draft: Draft) -> None:
         items: Sequence[Any] = draft.values[key]
         for index, item in enumerate(items):
             if (first := items.index(item)) < index:
-                draft.refuse(key, f"{item!s} is listed twice (first at {first})", "keep one of them", at=f"[{index}]")
+                message = f"{item!s} is listed twice (first at {draft.place(key, first)})"
+                draft.refuse(key, message, "keep one of them", at=f"[{draft.place(key, index)}]")
 
 
 def _check_selection(draft: Draft) -> None:
@@ -183,7 +195,7 @@ def _check_verdicts(draft: Draft) -> None:
     if not threshold and draft.given("adherence_threshold"):
         draft.refuse(
             "adherence_threshold",
-            "decides nothing under three-zone-v1",
+            _IGNORED_THRESHOLD,
             "use equivalence_margin (--equivalence-margin), or selection_policy threshold-v1",
         )
     if threshold and draft.values["decide"]:
@@ -193,6 +205,42 @@ def _check_verdicts(draft: Draft) -> None:
     for key in ("early_stop", "decide_minimum_items", "decide_maximum_items"):
         if draft.usable(key) and draft.given(key):
             draft.refuse(key, "does nothing without --decide", "add decide (--decide), or leave it out")
+
+
+def _check_model_thresholds(draft: Draft) -> None:
+    """A model's own limits need the model, and a policy that reads them."""
+    unknown: set[str] = set()
+    for key in list(draft.values):
+        found = split_key(key)
+        if found is None:
+            continue
+        model, limit = found
+        if draft.usable("models") and model not in draft.values["models"] and model not in unknown:
+            unknown.add(model)
+            models = draft.values["models"]
+            hint = nearest(model, models) or f"it has {', '.join(models)}"
+            draft.refuse(key, f"{shown(model)} is no model of this sweep", hint)
+        if (
+            limit == "adherence_threshold"
+            and draft.usable("selection_policy")
+            and draft.values["selection_policy"] != PolicyName.THRESHOLD
+        ):
+            draft.refuse(key, _IGNORED_THRESHOLD, "use equivalence_margin, or selection_policy threshold-v1")
+
+
+def _check_lab(draft: Draft) -> None:
+    """Settings of a part that is switched off would do nothing, so they are refused."""
+    needs = {
+        "guard": ("cooldown_target_c", "cooldown_timeout_seconds", "max_throttle_events"),
+        "hardware_sidecar_profile": ("sidecar_profiles_config", "hardware_sidecar_timeout_seconds"),
+        "baselines": ("baseline_root", "baseline_ref"),
+    }
+    for switch, keys in needs.items():
+        if not draft.usable(switch) or draft.values[switch]:
+            continue
+        for key in keys:
+            if draft.usable(key) and draft.given(key):
+                draft.refuse(key, f"does nothing without {switch}", f"add --{switch.replace('_', '-')}, or leave it out")
 
 
 def _quality_key(name: str) -> str:
@@ -228,6 +276,8 @@ _CHECKS: tuple[Callable[[Draft], None], ...] = (
     _check_canary,
     _check_quality_name,
     _check_verdicts,
+    _check_model_thresholds,
+    _check_lab,
     _check_affinity,
 )
 

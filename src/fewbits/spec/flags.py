@@ -57,14 +57,14 @@ def _add_parameter(group: argparse._ArgumentGroup, parameter: Parameter) -> None
         *parameter.flags,
         dest=parameter.key,
         default=argparse.SUPPRESS,
-        action="append" if parameter.form is Form.LIST else "store",
+        action="append" if parameter.form in (Form.LIST, Form.LIMITS) else "store",
         metavar=_metavar(parameter),
         help=parameter.help.replace("%", "%%"),
     )
 
 
 def _metavar(parameter: Parameter) -> str:
-    return "LIST" if parameter.form is Form.LIST else "VALUE"
+    return {Form.LIST: "LIST", Form.LIMITS: "MODEL:KEY=VALUE"}.get(parameter.form, "VALUE")
 
 
 def explicit_flags(namespace: argparse.Namespace | Mapping[str, object]) -> dict[str, object]:

@@ -1,36 +1,48 @@
 """Merge what a file and the flags say into one `SweepSpec`: who wins, what the defaults are, and every problem at once.
 
 The file's `models` and `quants` replace the flags' (which are placeholders then); any other flag given explicitly beats the
-file; what neither says has its default.
+file, the file beats the control profile that it (or a flag) names, and what nobody says has its default.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from functools import cache, reduce
 from pathlib import Path, PurePath
 from typing import Any
 
+import msgspec
+
 from fewbits.core.errors import Problem, SpecError
 from fewbits.records.divergence import NAMED_TEXTS, DivergencePolicy
 from fewbits.records.plan import (
+    BaselineRequest,
     CanaryPolicy,
     Controls,
     DecidePolicy,
+    GuardPolicy,
     QualityPolicy,
     SelectionPolicy,
+    SidecarRequest,
     SweepSpec,
     TaskSelection,
 )
+from fewbits.spec.control_profiles import PROFILE_KEY, QUALITY_NAME, LoadedProfile, load_profile, overridden, quality_name_fits
 from fewbits.spec.crosscheck import Draft, check_draft
+from fewbits.spec.ladders import expand_ladders
 from fewbits.spec.matrix import read_document
 from fewbits.spec.parameters import PARAMETERS
 from fewbits.spec.sources import Settings, settings_of_document, settings_of_flags
+from fewbits.spec.thresholds import own_limits
 
 DEFAULT_OUT_DIR = "benchmarks/results/quant_sweep"
 DEFAULT_TASK_BANK = "benchmarks/task_bank/v2_realworld/tasks.json"
 SUMMARY_NAME = "sweep_summary.json"
 
+_OLLAMA_NAME = re.compile(r"(?:[A-Za-z0-9._-]+/)?[A-Za-z0-9._-]+:[A-Za-z0-9._-]+")
+"""`[namespace/]name:tag`. No GGUF path and no packaged model has a colon."""
 _FILE_WINS = frozenset({"models", "quants"})
 _SECTIONS = {
     "controls": Controls,
@@ -40,6 +52,9 @@ _SECTIONS = {
     "policy": SelectionPolicy,
     "decide": DecidePolicy,
     "divergence": DivergencePolicy,
+    "guard": GuardPolicy,
+    "sidecar": SidecarRequest,
+    "baselines": BaselineRequest,
 }
 _REQUIRED = {
     "models": ("no model is given", "give --model-id (smollm2-135m, a GGUF path), or --matrix-config with models"),
@@ -58,8 +73,9 @@ def load_spec(
     """Build the spec from explicit flags (see `explicit_flags`; keys as in matrix files) and an optional matrix file.
 
     `available_cores` are the ids of the logical cores that this process may use; `None` leaves threads and affinity unchecked.
-    Relative input paths (the matrix file, `task_bank`, `script`) are looked for in `cwd` (default: the current folder), then in
-    `root` (default: the checkout that this package runs from, if it is one). Raises `SpecError` with every problem.
+    Relative input paths (the matrix file, `task_bank`, `script`, a control profile) and the folders of named profiles and ladders
+    are looked for in `cwd` (default: the current folder), then in `root` (default: the checkout that this package runs from, if
+    it is one). Raises `SpecError` with every problem.
     """
     root = root if root is not None else repository_root()
     bases = [cwd if cwd is not None else Path(), *([root] if root is not None else [])]
@@ -70,7 +86,9 @@ def load_spec(
         # the unreadable file might have replaced the flags' placeholders, so only the other flags can be judged
         others = [item for key, items in from_flags.problems.items() if key not in _FILE_WINS for item in items]
         raise SpecError([*error.problems, *others]) from error
-    draft = _merge(from_file, from_flags)
+    draft = _merge(_Sources(from_file, from_flags, *_read_profile(from_file, from_flags, bases)))
+    _prefer_ollama(draft, bases)
+    expand_ladders(draft, bases)
     check_draft(draft, available_cores)
     _resolve_inputs(draft, bases)
     if draft.problems:
@@ -91,25 +109,81 @@ def _read_file(matrix_path: Path | None, bases: list[Path]) -> Settings:
     return settings_of_document(read_document(next((place for place in places if place.is_file()), places[0])))
 
 
-def _merge(from_file: Settings, from_flags: Settings) -> Draft:
-    """Lay flags over the file over the defaults."""
-    ignored = _FILE_WINS & from_file.mentioned
-    values, paths = dict(from_file.values), dict(from_file.paths)
-    for key, value in from_flags.values.items():
-        if key not in ignored:
-            values[key], paths[key] = value, from_flags.paths[key]
-    problems = [item for items in from_file.problems.values() for item in items]
-    problems += [item for key, items in from_flags.problems.items() if key not in ignored for item in items]
-    broken = {key for key in from_file.problems if key not in from_flags.values or key in ignored}
-    broken |= set(from_flags.problems) - ignored
-    draft = Draft({**_default_values(), **values}, paths, broken, problems)
+@dataclass(frozen=True, slots=True)
+class _Sources:
+    """Where settings come from. `profile` is `None` where none was asked for, or where it cannot be used (see `problems`)."""
+
+    file: Settings
+    flags: Settings
+    profile: LoadedProfile | None
+    problems: list[Problem]
+
+    @property
+    def in_order(self) -> tuple[Settings, ...]:
+        """The sources, the weakest first; what the file replaces is taken from the flags."""
+        ignored = _FILE_WINS & self.file.mentioned
+        flags = Settings(
+            values={key: value for key, value in self.flags.values.items() if key not in ignored},
+            paths=self.flags.paths,
+            mentioned=self.flags.mentioned - ignored,
+            problems={key: found for key, found in self.flags.problems.items() if key not in ignored},
+        )
+        return (self.profile.settings if self.profile else Settings(), self.file, flags)
+
+
+def _read_profile(from_file: Settings, from_flags: Settings, bases: list[Path]) -> tuple[LoadedProfile | None, list[Problem]]:
+    source = from_flags if PROFILE_KEY in from_flags.values else from_file
+    text = source.values.get(PROFILE_KEY)
+    if text is None:
+        return None, []
+    try:
+        return load_profile(text, bases, source.paths[PROFILE_KEY]), []
+    except SpecError as error:
+        return None, list(error.problems)
+
+
+def _prefer_ollama(draft: Draft, bases: list[Path]) -> None:
+    """Models named as Ollama names them (`qwen2.5-coder:7b`) are looked for there, unless somebody chose a runtime."""
+    if draft.given("runtime") or draft.given("base_url") or not draft.usable("models", "runtime"):
+        return
+    models = draft.values["models"]
+    if models and all(_OLLAMA_NAME.fullmatch(name) and find_input(name, bases) is None for name in models):
+        draft.values["runtime"] = "ollama"
+
+
+def _merge(sources: _Sources) -> Draft:
+    """Lay flags over the file over the control profile over the defaults."""
+    values, paths = _default_values(), dict[str, str]()
+    broken: set[str] = set()
+    for source in sources.in_order:
+        values |= source.values
+        paths |= {key: source.paths[key] for key in source.values}
+        broken = (broken - source.values.keys()) | set(source.problems)
+    problems = [*sources.problems, *(item for source in sources.in_order for found in source.problems.values() for item in found)]
+    draft = Draft(values, paths, broken, problems)
     for key, (message, hint) in _REQUIRED.items():
-        if key not in from_file.mentioned | from_flags.mentioned:
+        if key not in sources.file.mentioned | sources.flags.mentioned:
             draft.problems.append(Problem(key, message, hint))
             draft.broken.add(key)
+    if sources.profile is not None:
+        _name_profile(draft, sources.profile, sources.in_order[1:])
     if draft.values["summary_out"] is None:
         draft.values["summary_out"] = (PurePath(draft.values["out_dir"]) / SUMMARY_NAME).as_posix()
     return draft
+
+
+def _name_profile(draft: Draft, loaded: LoadedProfile, above: tuple[Settings, ...]) -> None:
+    """Say in the plan which profile applied, and what of it did not; one that applies nowhere is refused."""
+    profile, defaults = loaded.profile, _default_values()
+    changed = overridden(profile, *above)
+    if len(changed) == len(profile.settings):
+        message = f"the profile {profile.name!r} does nothing: all its settings are given otherwise"
+        draft.refuse(PROFILE_KEY, message, "leave them out, or the profile (--control-profile auto)")
+    draft.values[PROFILE_KEY] = profile.reference(changed)
+    named_above = any(QUALITY_NAME in source.mentioned for source in above)
+    if not named_above and not quality_name_fits(profile, defaults, *above):
+        draft.values[QUALITY_NAME] = defaults[QUALITY_NAME]
+        draft.paths.pop(QUALITY_NAME, None)
 
 
 @cache
@@ -156,4 +230,11 @@ def _assemble(values: dict[str, Any]) -> SweepSpec:
     for parameter in PARAMETERS:
         section, _, name = parameter.target.rpartition(".")
         (parts[section] if section else top)[name] = values[parameter.key]
-    return SweepSpec(**top, **{name: record(**parts[name]) for name, record in _SECTIONS.items()})
+    spec = SweepSpec(**top, **{name: record(**parts[name]) for name, record in _SECTIONS.items()})
+    return msgspec.structs.replace(spec, model_policies=_model_policies(spec, own_limits(values)))
+
+
+def _model_policies(spec: SweepSpec, limits: Mapping[str, Mapping[str, Any]]) -> dict[str, SelectionPolicy]:
+    """Return the models whose limits are not the sweep's, in the order of the models."""
+    own = {model: msgspec.structs.replace(spec.policy, **limits[model]) for model in spec.models if model in limits}
+    return {model: policy for model, policy in own.items() if policy != spec.policy}

@@ -18,8 +18,10 @@ MAX_DEPTH = 32
 _SUFFIXES = {".json": "JSON", ".yaml": "YAML", ".yml": "YAML"}
 
 
-def read_document(path: Path) -> dict[str, object]:
-    """Return the top-level mapping of a matrix file. Raises `SpecError` with every problem of the text itself.
+def read_document(path: Path, what: str = "matrix file") -> dict[str, object]:
+    """Return the top-level mapping of a settings file. Raises `SpecError` with every problem of the text itself.
+
+    `what` the file is said to be in messages.
 
     Values are plain: `dict`, `list`, `str`, `int`, `float` (finite), `bool`, `None`; for YAML also dates. Numbers too large for
     a float, and `NaN`, are refused with their place.
@@ -28,7 +30,7 @@ def read_document(path: Path) -> dict[str, object]:
     kind = _SUFFIXES.get(path.suffix.lower())
     if kind is None:
         raise SpecError.single(where, f"unknown kind of file {path.suffix or '(no suffix)'!r}", "use .json, .yaml or .yml")
-    text = _read_text(path)
+    text = _read_text(path, what)
     problems: list[Problem] = []
     tree = _parse_json(text, where, problems) if kind == "JSON" else _parse_yaml(text, where, problems)
     _check_tree(tree, "", where, problems)
@@ -39,7 +41,7 @@ def read_document(path: Path) -> dict[str, object]:
     return tree
 
 
-def _read_text(path: Path) -> str:
+def _read_text(path: Path, what: str) -> str:
     where = str(path)
     try:
         with path.open("rb") as handle:
@@ -47,11 +49,11 @@ def _read_text(path: Path) -> str:
     except FileNotFoundError as error:
         beside = sorted(entry.name for entry in path.parent.glob("*.json")) if path.parent.is_dir() else []
         hint = f"beside it there are: {', '.join(beside[:8])}" if beside else "check the path"
-        raise SpecError.single(where, "no such matrix file", hint) from error
+        raise SpecError.single(where, f"no such {what}", hint) from error
     except OSError as error:
         raise SpecError.single(where, f"cannot be read: {error.strerror or error}", "check the path") from error
     if len(data) > MAX_BYTES:
-        raise SpecError.single(where, f"larger than {MAX_BYTES} bytes", "a matrix file is a page of settings")
+        raise SpecError.single(where, f"larger than {MAX_BYTES} bytes", f"a {what} is a page of settings")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

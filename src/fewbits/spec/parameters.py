@@ -24,6 +24,8 @@ class Form(Enum):
     """Comma-separated, and may be repeated."""
     SWITCH = "switch"
     """`--name` / `--no-name`."""
+    LIMITS = "limits"
+    """`MODEL:KEY=VALUE`, and may be repeated; an object of objects in files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "quants",
         "quants",
-        "quantizations to compare, e.g. Q8_0,Q6_K,Q4_K_M",
+        "quantizations to compare, e.g. Q8_0,Q6_K,Q4_K_M; ladder:NAME stands for the tags of a ladder (common, full, fast, ...)",
         ("--quant-tags",),
         Form.LIST,
         type=Annotated[tuple[Text, ...], Meta(min_length=1)],
@@ -102,7 +104,12 @@ PARAMETERS: tuple[Parameter, ...] = (
     ),
     Parameter("tiers", "selection.tiers", "task tier(s), 1 to 6", ("--tier",), Form.LIST, type=tuple[Tier, ...]),
     # What runs it
-    Parameter("runtime", "runtime", "llamacpp, ollama, openai or scripted", ("--runtime",)),
+    Parameter(
+        "runtime",
+        "runtime",
+        "llamacpp, ollama, openai or scripted (default: llamacpp; ollama for models named like qwen2.5-coder:7b)",
+        ("--runtime",),
+    ),
     Parameter("base_url", "base_url", "address of the server, for ollama and openai", ("--base-url",), type=Text | None),
     Parameter("script", "script", "file with the replies of the scripted runtime", ("--script",), type=Text | None),
     Parameter(
@@ -126,6 +133,13 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter("trial_timeout_seconds", "trial_timeout_seconds", "longest time for one trial", ("--trial-timeout-seconds",)),
     Parameter("load_timeout_seconds", "load_timeout_seconds", "longest time for loading a model", ("--load-timeout-seconds",)),
     # Controls
+    Parameter(
+        "control_profile",
+        "control_profile",
+        "named controls, canary and quality settings (lab, ci, ...) or a file of them, below matrix file and flags; auto: none",
+        ("--control-profile",),
+        type=Text | None,
+    ),
     Parameter("seed", "controls.seed", "seed of sampling and of the order of trials", ("--seed",)),
     Parameter(
         "threads", "controls.threads", "compute threads; auto: all cores of this process", ("--threads",), hint=_THREADS_HINT
@@ -198,6 +212,13 @@ PARAMETERS: tuple[Parameter, ...] = (
     ),
     Parameter("adherence_floor", "policy.adherence_floor", "smallest absolute mean adherence", ("--adherence-floor",)),
     Parameter("latency_ceiling", "policy.latency_ceiling", "largest median seconds per trial", ("--latency-ceiling",)),
+    Parameter(
+        "model_thresholds",
+        "model_policies",
+        "a limit of one model: adherence_threshold, adherence_floor, latency_ceiling or equivalence_margin; may be repeated",
+        ("--model-threshold",),
+        Form.LIMITS,
+    ),
     Parameter(
         "include_invalid",
         "policy.include_invalid",
@@ -331,6 +352,73 @@ PARAMETERS: tuple[Parameter, ...] = (
     ),
     Parameter("quality_policy.max_io_pressure_ratio", "quality.max_io_pressure_ratio", "I/O pressure of a clean trial"),
     Parameter("quality_policy.max_throttle_events", "quality.max_throttle_events", "throttle events of a clean trial"),
+    # The lab around it
+    Parameter(
+        "guard",
+        "guard.enabled",
+        "live guard: cool down before each block, load only what fits into the memory limit, stop on throttling",
+        ("--guard",),
+        Form.SWITCH,
+    ),
+    Parameter(
+        "cooldown_target_c",
+        "guard.cooldown_target_c",
+        "with --guard: hottest sensor reading, degrees Celsius, at which a block may start",
+        ("--cooldown-target-c",),
+    ),
+    Parameter(
+        "cooldown_timeout_seconds",
+        "guard.cooldown_timeout_seconds",
+        "with --guard: longest wait for the cooldown target",
+        ("--cooldown-timeout-seconds",),
+    ),
+    Parameter(
+        "max_throttle_events",
+        "guard.max_throttle_events",
+        "with --guard: throttle events of one trial that are tolerated",
+        ("--max-throttle-events",),
+    ),
+    Parameter(
+        "hardware_sidecar_profile",
+        "sidecar.profile",
+        "run llama-bench after the matrix, by this profile (cpu, nvidia, amd); diagnostics only",
+        ("--hardware-sidecar-profile",),
+        type=Text | None,
+    ),
+    Parameter(
+        "sidecar_profiles_config",
+        "sidecar.profiles_config",
+        "file with the sidecar profiles",
+        ("--sidecar-profiles-config",),
+        type=Text,
+    ),
+    Parameter(
+        "hardware_sidecar_timeout_seconds",
+        "sidecar.timeout_seconds",
+        "longest time for the sidecar, per variant; auto: the profile's",
+        ("--hardware-sidecar-timeout-seconds", "--hardware-sidecar-timeout-sec"),
+    ),
+    Parameter(
+        "baselines",
+        "baselines.enabled",
+        "compare each row with its stored baseline",
+        ("--baselines",),
+        Form.SWITCH,
+    ),
+    Parameter(
+        "baseline_root",
+        "baselines.storage_root",
+        "folder of the stored baselines",
+        ("--baseline-root",),
+        type=Text,
+    ),
+    Parameter(
+        "baseline_ref",
+        "baselines.ref",
+        "compare with the record of this run id; auto: the newest that matches",
+        ("--baseline-ref",),
+        type=Text | None,
+    ),
     # What is written
     Parameter("out_dir", "out_dir", "folder of the run", ("--out-dir",), type=Text),
     Parameter("summary_out", "summary_out", "where the summary is written", ("--summary-out",), type=Text),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from fewbits.core.errors import Problem
+from fewbits.spec import thresholds
 from fewbits.spec.flags import flag_names
 from fewbits.spec.parameters import ELSEWHERE, PARAMETERS, Parameter
 from fewbits.spec.values import convert_flag, convert_value, nearest, shown
@@ -64,19 +65,26 @@ _IN_FILES = _file_names()
 _ON_FLAGS = _flag_parameters()
 
 
-def settings_of_document(document: Mapping[str, object]) -> Settings:
-    """Convert the settings of a matrix document; unknown keys are problems that name the nearest known key."""
+def settings_of_document(document: Mapping[str, object], *, allowed: Collection[str] | None = None, where: str = "") -> Settings:
+    """Convert the settings of a matrix document; unknown keys are problems that name the nearest known key.
+
+    `allowed` are the keys of the settings that this kind of file may give (`None`: all); `where` goes before each place.
+    """
     settings = Settings()
-    for key, value in _flattened(document, settings):
-        parameter = _IN_FILES.get(key)
+    known = {key: found for key, found in _IN_FILES.items() if allowed is None or found.key in allowed}
+    for key, value in _flattened(document, settings, where):
+        parameter = known.get(key)
+        path = where + key
         if parameter is None:
-            settings.refuse(Problem(key, "unknown key", _advice(key)))
+            settings.refuse(Problem(path, "unknown key", _advice(key, known)))
+        elif parameter.key == thresholds.KEY:
+            _add_thresholds(settings, thresholds.entries_of_mapping(value, path), strict=True)
         else:
-            settings.add(parameter, convert_value(parameter, value, key), key)
+            settings.add(parameter, convert_value(parameter, value, path), path)
     return settings
 
 
-def _flattened(document: Mapping[str, object], settings: Settings) -> list[tuple[str, object]]:
+def _flattened(document: Mapping[str, object], settings: Settings, where: str) -> list[tuple[str, object]]:
     items: list[tuple[str, object]] = []
     for key, value in document.items():
         if key != _NESTED:
@@ -85,14 +93,26 @@ def _flattened(document: Mapping[str, object], settings: Settings) -> list[tuple
         elif isinstance(value, Mapping):
             items += [(f"{_NESTED}.{name}", item) for name, item in value.items()]
         else:
-            settings.refuse(Problem(key, f"expected an object of limits, got {shown(value)}"))
+            settings.refuse(Problem(where + key, f"expected an object of limits, got {shown(value)}"))
     return items
 
 
-def _advice(key: str) -> str:
+def _add_thresholds(settings: Settings, found: Iterable[thresholds.Entry | Problem], *, strict: bool) -> None:
+    """Keep limits of single models; `strict` for values of files, where a text is no number."""
+    convert = convert_value if strict else convert_flag
+    for entry in found:
+        if isinstance(entry, Problem):
+            settings.refuse(entry, thresholds.KEY)
+        else:
+            settings.add(entry.parameter, convert(entry.parameter, entry.value, entry.path), entry.path)
+
+
+def _advice(key: str, known: Collection[str]) -> str:
     if key in ELSEWHERE:
         return ELSEWHERE[key]
-    return nearest(key, [*_IN_FILES, _NESTED])
+    if key in _IN_FILES:
+        return "it belongs into the matrix file, or on a flag"
+    return nearest(key, [*known, _NESTED])
 
 
 def settings_of_flags(flags: Mapping[str, object]) -> Settings:
@@ -103,6 +123,8 @@ def settings_of_flags(flags: Mapping[str, object]) -> Settings:
         parameter = _ON_FLAGS.get(name)
         if parameter is None:
             settings.refuse(Problem(name, "unknown setting", nearest(name, _ON_FLAGS)))
+        elif parameter.key == thresholds.KEY:
+            _add_thresholds(settings, thresholds.entries_of_flags(value, spellings[name]), strict=False)
         else:
             path = spellings[name]
             settings.add(parameter, convert_flag(parameter, value, path), path)

@@ -20,6 +20,9 @@ _IGNORED = {
     "spec.task_bank",
     "spec.script",
     "spec.selection",
+    "spec.control_profile",
+    "spec.sidecar",
+    "spec.baselines",
 }
 """Not part of a plan's digest, so never the reason for a refusal."""
 

@@ -33,8 +33,21 @@ _RESIDENT_SHARE = 0.6
 _RESIDENT_FACTOR = 1.25
 """Weights plus compute buffers and KV cache, as a multiple of the file."""
 
-_NOT_IN_DIGEST = ("block_tasks", "description", "models", "out_dir", "script", "selection", "summary_out", "task_bank")
-"""Fields of the spec that the plan digest leaves out: paths and words, and what it covers in resolved form instead."""
+_NOT_IN_DIGEST = (
+    "baselines",
+    "block_tasks",
+    "control_profile",
+    "description",
+    "models",
+    "out_dir",
+    "script",
+    "selection",
+    "sidecar",
+    "summary_out",
+    "task_bank",
+)
+"""Fields of the spec that the plan digest leaves out: paths and words, what it covers in resolved form instead, and what is only
+compared or measured beside the trials."""
 
 
 def build_plan(
@@ -176,6 +189,10 @@ def artifact_paths(spec: SweepSpec, evaluation_text: EvaluationText | None) -> d
         paths["divergence"] = run / "divergence.jsonl"
     if spec.canary.runs > 0:
         paths["canary"] = run / "canary.jsonl"
+    if spec.baselines.enabled:
+        paths["baselines"] = run / "baselines.json"
+    if spec.sidecar.profile is not None:
+        paths["sidecar"] = run / "sidecar.jsonl"
     for model_id in spec.models:
         paths[f"frontier {model_id}"] = run / f"sweep_frontier_{safe_name(model_id)}.svg"
         for tag in spec.quants:
@@ -265,7 +282,8 @@ def dry_run_document(
         "matrix": _matrix_document(plan, tree),
         "controls": tree["controls"],
         "timeouts": {"trial_timeout_seconds": spec.trial_timeout_seconds, "load_timeout_seconds": spec.load_timeout_seconds},
-        "policies": {name: tree["spec"][name] for name in ("canary", "quality", "policy", "decide", "divergence")},
+        "policies": {name: tree["spec"][name] for name in ("canary", "quality", "policy", "decide", "divergence", "guard")},
+        "lab": {name: tree["spec"][name] for name in ("sidecar", "baselines", "model_policies", "control_profile")},
         "estimates": {
             "disk": _disk_document(plan, disk_bytes_by_variant),
             "seconds": estimated_seconds,
