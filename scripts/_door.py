@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 
-def open_door(command: str) -> int:
-    """Run `fewbits COMMAND` with this script's arguments."""
+def open_door(*command: str) -> int:
+    """Run `fewbits COMMAND [SUB-COMMAND]` with this script's arguments."""
     if importlib.util.find_spec("fewbits") is None:
         python = Path(__file__).resolve().parent.parent / ".venv" / "bin" / "python"
         if not python.exists() or Path(sys.executable) == python:
@@ -16,4 +16,4 @@ def open_door(command: str) -> int:
         os.execv(python, [str(python), *sys.argv])
     from fewbits.cli.main import main
 
-    return main([command, *sys.argv[1:]])
+    return main([*command, *sys.argv[1:]])

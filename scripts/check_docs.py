@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)]*)?\)")
 FENCE = re.compile(r"^```(?:bash|sh)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 FORBIDDEN = re.compile(r"https?://[^ ]*(?:/simple/|registry[.])|(?<![\w.])/(?:root|work|home)/\w")
-DOORS = re.compile(r'open_door\("(\w+)"\)')
+DOORS = re.compile(r'open_door\("([\w-]+)"')
 
 
 def main() -> int:
