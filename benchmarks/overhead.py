@@ -18,6 +18,7 @@ from fewbits.records.runtime import GenerateRequest
 from fewbits.records.trial import RawReply
 from fewbits.records.variant import Variant
 from fewbits.store.journal import JournalWriter
+from fewbits.sweep.guard import Guard
 from fewbits.sweep.plan import planned_trials
 from fewbits.sweep.pool import ModelPool
 from fewbits.sweep.trial import Cell, Instruments, ask, record
@@ -65,6 +66,7 @@ def _alternate(prepared: api.PreparedSweep, variant: Variant, journal: Path) -> 
         request_timeout_seconds=plan.spec.trial_timeout_seconds,
         available_bytes=lambda: probe.sample().memory_available_bytes,
         on_change=probe.track,
+        guard=Guard(plan, probe.sample, notice),
     )
     session = pool.get(key).session
     request = GenerateRequest(

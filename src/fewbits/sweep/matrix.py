@@ -17,6 +17,14 @@ from fewbits.sweep.progress import SweepObserver
 
 RunTrial = Callable[[PlannedTrial, str, int], TrialView]
 """(cell, phase, attempt) -> the row, after it was written to the journal."""
+BeforeBlock = Callable[[int], None]
+"""Hears the number of a block right before its first trial is run."""
+
+
+def matrix_is_done(plan: Plan, rows: Sequence[TrialView]) -> bool:
+    """Tell whether a journal holds every cell of a full matrix."""
+    asked = {(row.model_id, row.quant_tag, row.task_id, row.repetition) for row in rows if row.phase == MATRIX}
+    return all(cell.key in asked for cell in planned_trials(plan))
 
 
 class Matrix:
@@ -33,6 +41,8 @@ class Matrix:
         self._plan, self._artifacts, self._harm_ps, self._observer = plan, artifacts, harm_ps, observer
         self._attempts: dict[Cell, list[TrialView]] = {}
         self._repeated: set[Cell] = set()
+        self._entered = -1
+        self._before_block: BeforeBlock = lambda _: None
         for row in rows:
             self._remember(row)
         matrix_rows = [row for row in rows if row.phase == MATRIX]
@@ -51,14 +61,22 @@ class Matrix:
         """How many of them the journal holds."""
         return len(self._attempts) + len(self._repeated)
 
-    def run(self, run_trial: RunTrial) -> None:
-        """Run everything that is missing. What `run_trial` raises passes through; the journal keeps what was measured."""
+    def run(self, run_trial: RunTrial, before_block: BeforeBlock) -> None:
+        """Run everything that is missing. What the callbacks raise passes through; the journal keeps what was measured."""
+        self._before_block = before_block
         for model_id, of_model in groupby(self._planned, key=lambda cell: cell.model_id):
             blocks = [list(cells) for _, cells in groupby(of_model, key=lambda cell: cell.block)]
             self._run_model(model_id, blocks, run_trial)
         for cell in self._repeats:
             if cell.key not in self._repeated:
+                self._enter(cell.block)
                 self._remember(run_trial(cell, DETERMINISM, 1))
+
+    def _enter(self, block: int) -> None:
+        """Announce a block once, when it turns out that something of it must be run."""
+        if block != self._entered:
+            self._before_block(block)
+            self._entered = block
 
     def _run_model(self, model_id: str, blocks: Sequence[list[PlannedTrial]], run_trial: RunTrial) -> None:
         reference = reference_tag(self._plan, model_id, self._artifacts)
@@ -75,6 +93,7 @@ class Matrix:
     def _run_block(self, cells: Sequence[PlannedTrial], run_trial: RunTrial) -> None:
         for cell in cells:
             if cell.key not in self._attempts:
+                self._enter(cell.block)
                 self._remember(run_trial(cell, MATRIX, 1))
         # an earlier block is closed: its outcomes may already have decided something
         if cells and cells[0].block >= self._last_block:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
-from fewbits.core.errors import BackendError, ProtocolError, TrialTimeoutError
+from fewbits.core.errors import BackendError, GuardStopError, ProtocolError, TrialTimeoutError
 from fewbits.records.plan import Controls
 from fewbits.records.runtime import GenerateRequest
 from fewbits.records.variant import ServedIdentity, Variant
@@ -25,6 +26,16 @@ def _not_ready(key: VariantKey, what: str, error: BackendError | ProtocolError |
     """Name the variant that could not be loaded or warmed up; what was measured before stays in the journal."""
     tool = error.tool if isinstance(error, BackendError) else "engine"
     return BackendError(tool, f"{key[1]} of {key[0]} could not be made ready ({what}). {error}")
+
+
+class LoadGuard(Protocol):
+    """What may forbid a load. `sweep.guard.Guard` is the real one."""
+
+    def refuses(self, variant: Variant, resident: tuple[Variant, ...]) -> str:
+        """Say why a variant must not be loaded beside those that are open; empty when it may."""
+
+    def after_load(self, variant: Variant) -> None:
+        """Look at the machine once more. Raises `GuardStopError`."""
 
 
 class OpenModel:
@@ -53,6 +64,7 @@ class ModelPool:
         request_timeout_seconds: float,
         available_bytes: Callable[[], int | None],
         on_change: Callable[[tuple[int, ...]], None],
+        guard: LoadGuard,
     ) -> None:
         self._runtime = runtime
         self._variants = variants
@@ -61,6 +73,7 @@ class ModelPool:
         self._request_timeout_seconds = request_timeout_seconds
         self._available_bytes = available_bytes
         self._on_change = on_change
+        self._guard = guard
         self._open: OrderedDict[VariantKey, OpenModel] = OrderedDict()
 
     def get(self, key: VariantKey) -> OpenModel:
@@ -75,9 +88,11 @@ class ModelPool:
             return model
         self.discard(key)
         self._make_room(self._variants[key])
+        self._ask_guard(self._variants[key])
         model = self._load(key)
         self._open[key] = model
         self._announce()
+        self._guard.after_load(self._variants[key])
         return model
 
     def discard(self, key: VariantKey) -> None:
@@ -133,6 +148,14 @@ class ModelPool:
                 return
             oldest = next(iter(self._open))
             self.discard(oldest)
+
+    def _ask_guard(self, variant: Variant) -> None:
+        """Close what is open, oldest first, until the guard agrees. Raises `GuardStopError` when it never does."""
+        while refusal := self._guard.refuses(variant, tuple(self._variants[key] for key in self._open)):
+            if not self._open:
+                msg = f"the guard refuses to load it: {refusal}. Choose fewer bits, a smaller context, or another --vram-profile."
+                raise GuardStopError(msg)
+            self.discard(next(iter(self._open)))
 
     def _announce(self) -> None:
         self._on_change(tuple(pid for model in self._open.values() for pid in model.process_ids))

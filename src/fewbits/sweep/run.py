@@ -17,11 +17,12 @@ from fewbits.records.base import TrialStatus
 from fewbits.records.plan import Plan, PlannedTrial
 from fewbits.records.summary import CanaryBlock
 from fewbits.records.task import Task
-from fewbits.records.trial import CanaryView, Trial, TrialView
+from fewbits.records.trial import Trial, TrialView
 from fewbits.records.variant import Artifact, Variant
 from fewbits.runtimes.base import Runtime
 from fewbits.store.journal import JournalWriter, read_journal
 from fewbits.store.run_directory import RunDirectory
+from fewbits.sweep.guard import Guard
 from fewbits.sweep.matrix import Matrix
 from fewbits.sweep.pool import ModelPool, VariantKey
 from fewbits.sweep.progress import SweepObserver
@@ -50,14 +51,26 @@ class Sweep:
         return {key: variant.artifact for key, variant in self.variants.items()}
 
 
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """A sweep with what runs and watches it."""
+
+    sweep: Sweep
+    pool: ModelPool
+    instruments: Instruments
+    guard: Guard
+
+
 def run(sweep: Sweep) -> None:
     """Run what is missing. The caller holds the directory's lock.
 
     Raises `CanaryBlockedError` when the gate says no, `IdentityError` when a runtime serves something else, `BackendError`
-    when a variant cannot be kept running. Whatever ends it, the journal holds every finished trial.
+    when a variant cannot be kept running, `GuardStopError` when the live guard ends it. Whatever ends it, the journal holds
+    every finished trial.
     """
     probe = EnvironmentProbe()
     instruments = Instruments(environment=probe, gpu=GpuMemory(), cores=len(usable_cores()))
+    guard = Guard(sweep.plan, probe.sample, sweep.observer.notice)
     pool = ModelPool(
         sweep.runtime,
         variants=sweep.variants,
@@ -66,18 +79,21 @@ def run(sweep: Sweep) -> None:
         request_timeout_seconds=sweep.plan.spec.trial_timeout_seconds,
         available_bytes=lambda: probe.sample().memory_available_bytes,
         on_change=probe.track,
+        guard=guard,
     )
+    lab = Lab(sweep, pool, instruments, guard)
     try:
-        _pass_canary(sweep, pool, instruments)
+        _pass_canary(lab)
         harm_ps = sweep.measure_divergence()
-        _run_matrix(sweep, pool, instruments, harm_ps)
+        _run_matrix(lab, harm_ps)
     finally:
         pool.close()
         probe.close()
 
 
-def _pass_canary(sweep: Sweep, pool: ModelPool, instruments: Instruments) -> None:
+def _pass_canary(lab: Lab) -> None:
     """Run the canary unless it already passed under this plan; raise when it fails."""
+    sweep = lab.sweep
     policy = sweep.plan.spec.canary
     if policy.runs == 0:
         return
@@ -87,6 +103,7 @@ def _pass_canary(sweep: Sweep, pool: ModelPool, instruments: Instruments) -> Non
     sweep.directory.canary_path.unlink(missing_ok=True)
     sweep.observer.canary_started(policy.runs)
     key, task = _canary_cell(sweep)
+    lab.guard.before_block(0)
     writer = JournalWriter(sweep.directory.canary_path)
     try:
         undisturbed = disturbed = 0
@@ -95,7 +112,7 @@ def _pass_canary(sweep: Sweep, pool: ModelPool, instruments: Instruments) -> Non
             planned = PlannedTrial(
                 index=attempts, block=0, model_id=key[0], quant_tag=key[1], task_id=task.id, repetition=attempts
             )
-            trial = _one_trial(sweep, pool, instruments, planned, task, phase="canary")
+            trial = _one_trial(lab, planned, task, phase="canary")
             writer.append(trial)
             sweep.observer.trial_ended(trial)
             if is_disturbed(trial):
@@ -115,7 +132,7 @@ def _pass_canary(sweep: Sweep, pool: ModelPool, instruments: Instruments) -> Non
 
 def read_canary(plan: Plan, directory: RunDirectory) -> CanaryBlock:
     """Judge the canary journal again, from the file alone. A gate that has not run yet has not passed."""
-    trials = [trial for trial in read_journal(directory.canary_path, CanaryView).rows if trial.plan_digest == plan.digest]
+    trials = [trial for trial in read_journal(directory.canary_path, TrialView).rows if trial.plan_digest == plan.digest]
     foreign = [trial.environment.during.foreign_cpu_ratio for trial in trials if trial.environment is not None]
     known = [ratio for ratio in foreign if ratio is not None]
     first = trials[0] if trials else None
@@ -145,7 +162,8 @@ def _canary_cell(sweep: Sweep) -> tuple[VariantKey, Task]:
     return (model_id, tag), sweep.tasks[task_id]
 
 
-def _run_matrix(sweep: Sweep, pool: ModelPool, instruments: Instruments, harm_ps: HarmPs) -> None:
+def _run_matrix(lab: Lab, harm_ps: HarmPs) -> None:
+    sweep = lab.sweep
     journal = read_journal(sweep.directory.trials_path, TrialView)
     matrix = Matrix(sweep.plan, sweep.artifacts, harm_ps, journal.rows, sweep.observer)
     sweep.observer.matrix_started(matrix.total, matrix.done)
@@ -153,14 +171,15 @@ def _run_matrix(sweep: Sweep, pool: ModelPool, instruments: Instruments, harm_ps
     crashes: dict[VariantKey, int] = {}
 
     def run_trial(cell: PlannedTrial, phase: str, attempt: int) -> TrialView:
-        trial = _one_trial(sweep, pool, instruments, cell, sweep.tasks[cell.task_id], phase=phase, attempt=attempt)
+        trial = _one_trial(lab, cell, sweep.tasks[cell.task_id], phase=phase, attempt=attempt)
         writer.append(trial)
         sweep.observer.trial_ended(trial)
         _count_crashes(crashes, (cell.model_id, cell.quant_tag), trial)
+        lab.guard.after_trial(trial)
         return view_of(trial)
 
     try:
-        matrix.run(run_trial)
+        matrix.run(run_trial, lab.guard.before_block)
     finally:
         writer.close()
     sweep.observer.matrix_ended()
@@ -177,16 +196,8 @@ def _count_crashes(crashes: dict[VariantKey, int], key: VariantKey, trial: Trial
         raise BackendError(trial.engine, msg)
 
 
-def _one_trial(
-    sweep: Sweep,
-    pool: ModelPool,
-    instruments: Instruments,
-    planned: PlannedTrial,
-    task: Task,
-    *,
-    phase: str,
-    attempt: int = 1,
-) -> Trial:
+def _one_trial(lab: Lab, planned: PlannedTrial, task: Task, *, phase: str, attempt: int = 1) -> Trial:
+    sweep, pool, instruments = lab.sweep, lab.pool, lab.instruments
     key = (planned.model_id, planned.quant_tag)
     model = pool.get(key)
     outcome = ask(model, task, sweep.plan, instruments)

@@ -25,6 +25,8 @@ _SHAPE_KEYS = {
     "n_embd": "embedding_length",
     "n_head": "attention.head_count",
     "n_head_kv": "attention.head_count_kv",
+    "n_embd_head_k": "attention.key_length",
+    "n_embd_head_v": "attention.value_length",
     "n_vocab": "vocab_size",
 }
 # first bytes -> what such a file is, for people who brought the wrong one
@@ -111,7 +113,8 @@ class GgufFile:
 
     @cached_property
     def parameters(self) -> dict[str, int | str]:
-        """Model shape: n_layers, n_ctx_train, n_embd, n_head, n_head_kv, n_vocab, file_type, imatrix_dataset: those it tells.
+        """Model shape: n_layers, n_ctx_train, n_embd, n_head, n_head_kv, n_embd_head_k, n_embd_head_v, n_vocab,
+        file_type, imatrix_dataset: those it tells.
 
         Per-layer values are given only where all layers agree.
         """
