@@ -1,0 +1,104 @@
+"""Baselines around a sweep: looked up before its first trial, kept in its folder, read back for the summary."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from fewbits.analysis.baselines import BaselineQuery, find_baseline, plan_revision, sweep_test_id
+from fewbits.core.codec import decode, encode_pretty
+from fewbits.core.errors import StoreError
+from fewbits.core.files import atomic_write
+from fewbits.records.baseline import RESOLVED_SCHEMA, BaselineMatch, BaselineStatus, ResolvedBaselines
+from fewbits.records.plan import Plan
+from fewbits.records.variant import Variant
+from fewbits.store.baselines import BaselineStore, check_test_id, storable
+from fewbits.store.run_directory import RunDirectory
+
+_REMEDY = "Move it away: the sweep's command then looks the baselines up again."
+
+
+def resolve_baseline(
+    root: Path, query: BaselineQuery, *, model_id: str = "", quant_tag: str = "", variant_hash: str = ""
+) -> BaselineMatch:
+    """Find the record for a run. A damaged file is an answer too: `STORE_UNREADABLE`, with the reason."""
+    try:
+        history = BaselineStore(root).read(check_test_id(query.test_id))
+    except StoreError as error:
+        return BaselineMatch(
+            model_id=model_id,
+            quant_tag=quant_tag,
+            test_id=query.test_id,
+            status=BaselineStatus.STORE_UNREADABLE,
+            detail=storable(str(error)),
+            variant_hash=variant_hash,
+        )
+    match = find_baseline(history, query, model_id=model_id, quant_tag=quant_tag, variant_hash=variant_hash)
+    if match.record is None or model_id:
+        return match
+    known = match.record.baseline_metadata
+    return msgspec.structs.replace(match, model_id=known.model_id, quant_tag=known.quant_tag)
+
+
+def remember_baselines(plan: Plan, variants: Mapping[tuple[str, str], Variant], directory: RunDirectory) -> None:
+    """Look up each variant's baseline, once, and write `baselines.json`.
+
+    A run that goes on keeps what it found when it began, so its summary does not change with the store. A damaged history is
+    remembered as such and stops nothing. Raises `StoreError` when the run's own file is damaged.
+    """
+    if not plan.spec.baselines.enabled:
+        return
+    revision = plan_revision(plan)
+    present = _read(directory)
+    if present is not None and present.task_revision == revision:
+        return
+    keys = [(model_id, tag) for model_id in plan.spec.models for tag in plan.spec.quants]
+    matches = tuple(_match(plan, key, revision, variants.get(key)) for key in dict.fromkeys(keys))
+    atomic_write(directory.baselines_path, encode_pretty(ResolvedBaselines(task_revision=revision, matches=matches)))
+
+
+def _match(plan: Plan, key: tuple[str, str], revision: str, variant: Variant | None) -> BaselineMatch:
+    request = plan.spec.baselines
+    artifact = variant.artifact if variant is not None else None
+    query = BaselineQuery(sweep_test_id(*key), plan.hardware_fingerprint, revision, request.ref)
+    return resolve_baseline(
+        Path(request.storage_root),
+        query,
+        model_id=key[0],
+        quant_tag=key[1],
+        variant_hash=(artifact.sha256 or artifact.server_digest or "") if artifact is not None else "",
+    )
+
+
+def read_baselines(directory: RunDirectory) -> dict[tuple[str, str], BaselineMatch]:
+    """Read what was found, by (model id, quant tag); empty when nothing was looked up. Raises `StoreError` for a damaged file."""
+    resolved = _read(directory)
+    if resolved is None:
+        return {}
+    plan = directory.read_plan()
+    if plan is not None and resolved.task_revision != plan_revision(plan):
+        msg = f"{directory.baselines_path} was made for other tasks than this run's. {_REMEDY}"
+        raise StoreError(msg)
+    return {(match.model_id, match.quant_tag): match for match in resolved.matches}
+
+
+def _read(directory: RunDirectory) -> ResolvedBaselines | None:
+    path = directory.baselines_path
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        msg = f"cannot read {path}: {error.strerror or error}"
+        raise StoreError(msg) from error
+    try:
+        resolved = decode(data, ResolvedBaselines, str(path))
+    except StoreError as error:
+        msg = f"{error}. The file is damaged or was edited. {_REMEDY}"
+        raise StoreError(msg) from error
+    if resolved.schema_version != RESOLVED_SCHEMA:
+        msg = f"{path} has schema {resolved.schema_version}, this fewbits reads {RESOLVED_SCHEMA}: update fewbits."
+        raise StoreError(msg)
+    return resolved
