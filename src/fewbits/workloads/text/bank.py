@@ -48,7 +48,7 @@ def bank_of(bank: TaskBank) -> LoadedBank:
 
 
 def load_bank(path: Path | str) -> LoadedBank:
-    """Read a task bank file (one strict shape: `TaskBank` as JSON).
+    """Read a task bank file (one strict shape: `TaskBank` as JSON), or a file with one bare task: a bank of one.
 
     Raises `SpecError` with every problem found: the file is missing or not JSON (with line and column), unknown, missing
     or ill-typed keys, no tasks, a task without checks, duplicate ids, and checks that cannot work. Nothing is run.
@@ -58,11 +58,18 @@ def load_bank(path: Path | str) -> LoadedBank:
 
 def parse_bank(data: bytes, where: str) -> LoadedBank:
     """Decode a bank from JSON bytes; as `load_bank`, with `where` in place of the file's name."""
-    tree = parse_bank_json(data, where)
+    tree = _as_bank(parse_bank_json(data, where))
     shape = bank_shape_problems(tree)
     if shape:
         raise SpecError([*shape, *_duplicate_ids(_raw_ids(tree))])
     return bank_of(msgspec.convert(tree, type=TaskBank, strict=True))
+
+
+def _as_bank(tree: Any) -> Any:
+    """Wrap a file that holds one bare task into a bank of one."""
+    if isinstance(tree, dict) and "tasks" not in tree and "checks" in tree and "prompt" in tree:
+        return {"name": str(tree.get("id", "task")), "version": "1", "tasks": [tree]}
+    return tree
 
 
 def _read(path: Path) -> bytes:
