@@ -1,0 +1,5 @@
+"""`fewbits context sweep` under the runbook's name."""
+
+from _door import open_door
+
+raise SystemExit(open_door("context", "sweep"))
