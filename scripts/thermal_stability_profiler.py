@@ -1,0 +1,5 @@
+"""`fewbits thermal` under the runbook's name."""
+
+from _door import open_door
+
+raise SystemExit(open_door("thermal"))
