@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: install demo test test-slow check format bench clean
+.PHONY: install demo runbook test test-slow check format bench clean
 
 install: $(STAMP)
 
@@ -15,6 +15,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: install
 	$(BIN)/fewbits demo
+
+runbook: install
+	$(BIN)/python scripts/run_runbook.py
 
 test: install
 	$(BIN)/python -m pytest -m "not slow and not gpu and not bench" -n 2 --dist loadgroup

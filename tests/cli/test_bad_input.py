@@ -169,6 +169,21 @@ CASES = [
     Case(lambda i: ["--script", i.write("s.json", "{}")], 2, ("s.json",), name="script without schema"),
     Case(lambda i: ["--script", str(i.folder / "no.json")], 2, ("no.json",), name="script missing"),
     Case(lambda _: ["--runtime", "openai"], 2, ("--base-url",), name="no address"),
+    Case(
+        lambda _: ["--hardware-sidecar-profile", "nope"],
+        2,
+        ("nope", "it has: amd, cpu, nvidia"),
+        name="unknown sidecar profile",
+    ),
+    Case(lambda _: ["--cooldown-target-c", "50"], 2, ("does nothing without guard", "--guard"), name="guard limit without guard"),
+    Case(lambda _: ["--cooldown-target-c", "nan"], 2, ("--cooldown-target-c", "nan"), name="cooldown target NaN"),
+    Case(lambda _: ["--cooldown-target-c", "-5"], 2, ("--cooldown-target-c", "-5"), name="cooldown target negative"),
+    Case(
+        lambda i: i.matrix(f'{{{GOOD_MATRIX}, "baselines": false, "baseline_ref": "x"}}'),
+        2,
+        ("baseline_ref", "does nothing without baselines"),
+        name="baseline reference without baselines",
+    ),
     Case(lambda _: ["--runtime", "openai", "--base-url", "ftp://h"], 2, ("--base-url",), name="address of another protocol"),
 ]
 

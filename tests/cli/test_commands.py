@@ -20,7 +20,7 @@ from fewbits.cli.main import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNBOOK = re.findall(r"^python (scripts/\S+ .*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
-PRESETS = sorted((ROOT / "benchmarks" / "configs").glob("*.json"))
+PRESETS = sorted((ROOT / "benchmarks" / "configs").glob("quant_sweep_*.json"))
 HEAVY = ("numpy", "scipy", "rich", "xllamacpp", "cyllama", "gguf", "jsonschema", "reasoning_gym", "psutil", "pynvml", "yaml")
 WORDS = ("alpha", "beta", "gamma")
 
