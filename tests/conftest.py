@@ -1,0 +1,13 @@
+"""Rules for the whole suite."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run real engines one after the other: two at once on two cores spin against each other and take a hundred times as long."""
+    for item in items:
+        if item.get_closest_marker("real") is not None and item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group("engine"))
