@@ -292,10 +292,10 @@ class QuantRow(Record, frozen=True, kw_only=True):
     peak_memory_gpu_bytes: int | None
     token_metrics_status: TokenStatus
     """The worst status of any trial that gave a reply."""
-    missing_telemetry_rate: Rate
-    determinism_rate: Rate | None
+    missing_telemetry_rate: float
+    determinism_rate: float | None
     """Share of tasks whose repetitions (same seed) gave the same text; `None` with fewer than two successful repetitions."""
-    polluted_run_rate: Rate
+    polluted_run_rate: float
     clean_runs: int
     run_quality_status: RunQuality
     run_quality_reasons: tuple[PollutionReason, ...]
