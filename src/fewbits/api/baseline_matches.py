@@ -8,13 +8,13 @@ from pathlib import Path
 import msgspec
 
 from fewbits.analysis.baselines import BaselineQuery, find_baseline, plan_revision, sweep_test_id
-from fewbits.core.codec import decode, encode_pretty
+from fewbits.core.codec import decode, encode_pretty, storable
 from fewbits.core.errors import StoreError
 from fewbits.core.files import atomic_write
 from fewbits.records.baseline import RESOLVED_SCHEMA, BaselineMatch, BaselineStatus, ResolvedBaselines
 from fewbits.records.plan import Plan
 from fewbits.records.variant import Variant
-from fewbits.store.baselines import BaselineStore, check_test_id, storable
+from fewbits.store.baselines import BaselineStore, check_test_id
 from fewbits.store.run_directory import RunDirectory
 
 _REMEDY = "Move it away: the sweep's command then looks the baselines up again."

@@ -23,6 +23,7 @@ from fewbits.analysis.baselines import plan_revision, sweep_test_id
 from fewbits.analysis.gate_report import build_report
 from fewbits.analysis.trial_table import Group, build_table
 from fewbits.api.sweeps import build_summary
+from fewbits.core.codec import storable
 from fewbits.core.errors import SpecError, StoreError
 from fewbits.records.baseline_upkeep import (
     AppendOutcome,
@@ -38,7 +39,7 @@ from fewbits.records.baseline_upkeep import (
 from fewbits.records.summary import QuantRow, Session, SweepSummary
 from fewbits.records.trial import TrialView
 from fewbits.records.variant import Artifact
-from fewbits.store.baselines import BaselineStore, StoreContent, check_run_id, check_test_id, storable
+from fewbits.store.baselines import BaselineStore, StoreContent, check_run_id, check_test_id
 from fewbits.store.journal import read_journal
 from fewbits.store.run_directory import RunDirectory
 from fewbits.store.summaries import read_summary

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fewbits.cli.frontier import add_history_arguments
 from fewbits.cli.gate_output import EXIT_CODES, add_gate_arguments, finish
-from fewbits.cli.numbers import at_least_one
+from fewbits.cli.numbers import at_least_one, finite
 from fewbits.core.errors import ExitCode, SpecError
 
 if TYPE_CHECKING:
@@ -353,11 +353,4 @@ def _limit(text: str) -> float | None:
     """Read a limit, or `none`. Raises `ArgumentTypeError`."""
     if text.strip().lower() == _OFF:
         return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        msg = f"{text!r} is neither a number nor '{_OFF}'"
-        raise argparse.ArgumentTypeError(msg)
-    return value
+    return finite(text)

@@ -78,3 +78,8 @@ def convert(tree: object, type_: type[T], where: str) -> T:
     except msgspec.ValidationError as error:
         msg = f"{where}: {error}"
         raise StoreError(msg) from error
+
+
+def storable(text: str) -> str:
+    """Return a path or message as text that JSON can hold, whatever bytes the path's name has."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

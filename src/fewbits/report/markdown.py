@@ -8,6 +8,7 @@ from fewbits.records.summary import QuantRow, Session, SweepSummary
 from fewbits.report import formats
 from fewbits.report.escape import markdown_name, markdown_text
 from fewbits.report.evidence import measurement_blocks, verdict_blocks
+from fewbits.report.lab import lab_blocks
 from fewbits.report.method import legend_section, method_section, reproduce_section, stability_section
 from fewbits.report.picture import render_frontier_text
 from fewbits.report.sidecar import sidecar_blocks
@@ -86,6 +87,7 @@ def _session_blocks(session: Session, summary: SweepSummary, include_invalid: bo
         "### The files and the trials",
         _files_table(session),
         _trials_table(session),
+        *lab_blocks(session),
         *sidecar_blocks(session),
     ]
 

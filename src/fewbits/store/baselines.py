@@ -17,7 +17,7 @@ import msgspec
 
 from fewbits.analysis.baselines import moment
 from fewbits.analysis.wording import listed
-from fewbits.core.codec import decode, encode_canonical
+from fewbits.core.codec import decode, encode_canonical, storable
 from fewbits.core.errors import SpecError, StoreError
 from fewbits.records.base import OpenRecord
 from fewbits.records.baseline import HISTORY_SCHEMA, BaselineHistory, BaselineRecord
@@ -207,11 +207,6 @@ def _marked(record: BaselineRecord, ref: str, pinned: bool) -> BaselineRecord:
     if known.test_run_id != ref:
         return record
     return msgspec.structs.replace(record, baseline_metadata=msgspec.structs.replace(known, pinned=pinned))
-
-
-def storable(text: str) -> str:
-    """Return a path or message as text that JSON can hold, whatever bytes the path's name has."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 class _HistoryLedger(JsonLedger[BaselineHistory]):

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import msgspec
 
-from fewbits.core.codec import decode
+from fewbits.core.codec import decode, storable
 from fewbits.core.errors import SpecError, StoreError
 from fewbits.records.base import OpenRecord
 from fewbits.records.provenance import SourceFile
 from fewbits.records.summary import SUMMARY_SCHEMA, SweepSummary
-from fewbits.store.baselines import storable
 
 MAX_BYTES = 256 * 1024 * 1024
 IMPORTABLE_MAJOR = 1
