@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
 
 import msgspec
 
@@ -11,38 +13,43 @@ from fewbits.analysis.statistics import rounded
 from fewbits.analysis.trial_table import MATRIX, TrialTable
 from fewbits.records.base import Unavailable
 from fewbits.records.summary import DeviceConditions, RowConditions
-from fewbits.records.trial import EnvironmentView, SampleView, TrialView
+from fewbits.records.trial import SampleView, TrialView
 
 Key = tuple[str, str]
-Reading = Callable[[SampleView], float | None]
 
 
 @dataclass(frozen=True, slots=True)
 class _Device:
-    """How to read one device from a sample."""
+    """Which fields of a sample tell of a device. Memory is given either as what is free or as what is used."""
 
-    temperature: Reading
-    used_ratio: Reading
-    total_bytes: Reading
+    temperature: str
+    total: str
+    available: str | None = None
+    used: str | None = None
+
+    def temperatures(self, samples: Sequence[SampleView]) -> list[float]:
+        """Return the readings that there are. Fields are read in bulk: a journal has a hundred thousand samples."""
+        return [value for value in map(attrgetter(self.temperature), samples) if value is not None]
+
+    def used_ratios(self, samples: Sequence[SampleView]) -> list[float]:
+        """Return the shares of the memory in use, 0..1, where both readings are there."""
+        pairs = zip(map(attrgetter(self.total), samples), map(attrgetter(self.available or str(self.used)), samples), strict=True)
+        shares = [read / total for total, read in pairs if total and read is not None]
+        return [min(1.0, max(0.0, 1 - share if self.available else share)) for share in shares]
+
+    def totals(self, samples: Sequence[SampleView]) -> list[int]:
+        """Return the sizes of the memory, bytes."""
+        return [value for value in map(attrgetter(self.total), samples) if value is not None]
 
 
-def _ram_used(sample: SampleView) -> float | None:
-    total, available = sample.memory_total_bytes, sample.memory_available_bytes
-    return None if not total or available is None else min(1.0, max(0.0, 1 - available / total))
-
-
-def _gpu_used(sample: SampleView) -> float | None:
-    total, used = sample.gpu_memory_total_bytes, sample.gpu_memory_used_bytes
-    return None if not total or used is None else min(1.0, max(0.0, used / total))
-
-
-_HOST = _Device(lambda sample: sample.temperature_c, _ram_used, lambda sample: sample.memory_total_bytes)
-_GPU = _Device(lambda sample: sample.gpu_temperature_c, _gpu_used, lambda sample: sample.gpu_memory_total_bytes)
+_HOST = _Device("temperature_c", "memory_total_bytes", available="memory_available_bytes")
+_GPU = _Device("gpu_temperature_c", "gpu_memory_total_bytes", used="gpu_memory_used_bytes")
 
 
 def judge_conditions(table: TrialTable) -> dict[Key, RowConditions]:
     """Return what each variant's counted trials went through, by (model id, quant tag)."""
-    starts = {device: _block_starts(table, device.temperature) for device in (_HOST, _GPU)}
+    first = _first_of_blocks(table)
+    starts = {device: _block_starts(first, device) for device in (_HOST, _GPU)}
     found: dict[Key, RowConditions] = {}
     for key, group in table.groups.items():
         trials = sorted(group.trials, key=_in_run_order)
@@ -70,45 +77,43 @@ def _with_events(device: DeviceConditions, events: int | None, why: Unavailable)
     return msgspec.structs.replace(device, unavailable=dict(sorted(reasons.items())))
 
 
-def _block_starts(table: TrialTable, read: Reading) -> dict[str, dict[int, float]]:
-    """Return model id -> block -> the first reading of the block, whichever variant's trial it was before.
+def _first_of_blocks(table: TrialTable) -> dict[tuple[str, int], TrialView]:
+    """Return the first trial of every block, whichever variant's it was.
 
     Superseded attempts count too: the block began with them, and what was run again started warm.
     """
     first: dict[tuple[str, int], TrialView] = {}
     for trial in (trial for runs in table.all_runs.values() for trial in runs if trial.phase == MATRIX):
-        place = (trial.model_id, trial.block)
-        if place not in first or _in_run_order(trial) < _in_run_order(first[place]):
-            first[place] = trial
+        known = first.setdefault((trial.model_id, trial.block), trial)
+        if known is not trial and _in_run_order(trial) < _in_run_order(known):
+            first[trial.model_id, trial.block] = trial
+    return first
+
+
+def _block_starts(first: Mapping[tuple[str, int], TrialView], device: _Device) -> dict[str, dict[int, float]]:
+    """Return model id -> block -> the temperature that the block started at, where there is a reading."""
     starts: dict[str, dict[int, float]] = {}
     for (model_id, block), trial in first.items():
-        value = read(trial.environment.before) if trial.environment is not None else None
+        value = getattr(trial.environment.before, device.temperature) if trial.environment is not None else None
         if value is not None:
             starts.setdefault(model_id, {})[block] = value
     return starts
 
 
-def _conditions(trials: list[TrialView], device: _Device, starts: Mapping[int, float]) -> DeviceConditions:
+def _conditions(trials: Sequence[TrialView], device: _Device, starts: Mapping[int, float]) -> DeviceConditions:
     views = [trial.environment for trial in trials if trial.environment is not None]
-    blocks = [trial.block for trial in trials]
-    readings = _readings(views, device.temperature)
-    own_starts = [starts[block] for block in dict.fromkeys(blocks) if block in starts]
-    used = _readings(views, device.used_ratio)
-    totals = [
-        total for view in views for sample in (view.before, view.after) if (total := device.total_bytes(sample)) is not None
-    ]
-    values = {
+    samples = [sample for view in views for sample in (view.before, view.after)]
+    blocks = tuple(dict.fromkeys(trial.block for trial in trials))
+    own_starts = [starts[block] for block in blocks if block in starts]
+    totals = device.totals(samples)
+    values: dict[str, Any] = {
         "temperature_start_c": starts.get(blocks[0]) if blocks else None,
-        "temperature_end_c": device.temperature(views[-1].after) if views else None,
-        "temperature_max_c": max(readings, default=None),
+        "temperature_end_c": getattr(samples[-1], device.temperature) if samples else None,
+        "temperature_max_c": max(device.temperatures(samples), default=None),
         "block_temperature_max_c": max(own_starts, default=None),
-        "memory_total_bytes": int(max(totals)) if totals else None,
-        "memory_used_ratio": rounded(max(used, default=None)),
+        "memory_total_bytes": max(totals, default=None),
+        "memory_used_ratio": rounded(max(device.used_ratios(samples), default=None)),
     }
-    why = str(Unavailable.NO_SENSOR if views else Unavailable.NO_TRIALS)
+    why = str(Unavailable.NO_SENSOR if samples else Unavailable.NO_TRIALS)
     reasons = {name: why for name, value in values.items() if value is None}
-    return DeviceConditions(**values, unavailable=reasons)  # type: ignore[arg-type]
-
-
-def _readings(views: Iterable[EnvironmentView], read: Reading) -> list[float]:
-    return [value for view in views for sample in (view.before, view.after) if (value := read(sample)) is not None]
+    return DeviceConditions(**values, unavailable=reasons)
