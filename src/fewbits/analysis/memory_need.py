@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from fewbits.analysis.run_quality import CONTEXT_PADDING_TOKENS
 from fewbits.records.variant import Artifact
 
 KV_ELEMENT_BYTES = 2
 """llama.cpp keeps keys and values as F16 unless told otherwise. Source: llama.cpp, common/arg.cpp, --cache-type-k (f16)."""
-CONTEXT_PADDING_TOKENS = 256
-"""The context is rounded up to a multiple of this. Source: llama-context.cpp, GGML_PAD(n_ctx, 256)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from fewbits.api.context_artifacts import (
     write_artifacts,
 )
 from fewbits.api.explorer import Destination
-from fewbits.api.sweeps import REPOSITORY_ROOT, PreparedSweep, prepare_sweep, run_sweep, write_results
+from fewbits.api.sweeps import REPOSITORY_ROOT, PreparedSweep, make_variants, prepare_sweep, run_sweep, write_results
 from fewbits.core.codec import decode, encode_pretty
 from fewbits.core.errors import BackendError, SpecError, StoreError
 from fewbits.core.files import atomic_write
@@ -29,7 +29,6 @@ from fewbits.records.context import ContextPlan, ContextReason, LoadOutcome, Tok
 from fewbits.records.plan import Plan, SweepSpec
 from fewbits.records.task import TaskBank
 from fewbits.records.variant import Variant as Weights
-from fewbits.runtimes.base import ServerCatalogue
 from fewbits.spec.load import load_spec
 from fewbits.store.history import append_history
 from fewbits.store.run_directory import RunDirectory
@@ -238,7 +237,7 @@ def run_context_sweep(
         if fresh:
             _set_aside(request, observer)
         progress = _open_plan(prepared)
-        weights = _make_variants(prepared, observer)
+        weights = make_variants(prepared.smallest, observer)
         for context in request.ceiling.contexts:
             _run_context(prepared, context, weights, progress, observer)
         recorded = {
@@ -313,18 +312,6 @@ def _open_plan(prepared: PreparedContextSweep) -> _Progress:
         )
         raise StoreError(msg)
     return _Progress(plan, path)
-
-
-def _make_variants(prepared: PreparedContextSweep, observer: SweepObserver) -> dict[Variant, Weights]:
-    """Build or find the variants, before anything is measured."""
-    sweep = prepared.smallest
-    made: dict[Variant, Weights] = {}
-    for model, tag in prepared.variants:
-        if sweep.quantizer is not None:
-            made[model, tag] = sweep.quantizer.ensure(sweep.sources[model], tag, observer.notice)
-        elif isinstance(sweep.runtime, ServerCatalogue):
-            made[model, tag] = Weights(sweep.runtime.artifact_for(model, tag), None)
-    return made
 
 
 def _run_context(

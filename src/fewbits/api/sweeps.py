@@ -148,7 +148,7 @@ def run_sweep(prepared: PreparedSweep, observer: SweepObserver, *, fresh: bool =
         if fresh and (shelf := directory.set_aside()):
             observer.notice(f"the earlier run was moved to {shelf}")
         _refuse_another_plan(directory, prepared.plan)
-        variants = _make_variants(prepared, observer)
+        variants = make_variants(prepared, observer)
         _refuse_other_weights(directory, variants)
         directory.write_plan(prepared.plan)
         for variant in variants.values():
@@ -194,7 +194,7 @@ def _refuse_other_weights(directory: RunDirectory, variants: Mapping[VariantKey,
             raise StoreError(msg)
 
 
-def _make_variants(prepared: PreparedSweep, observer: SweepObserver) -> dict[VariantKey, Variant]:
+def make_variants(prepared: PreparedSweep, observer: SweepObserver) -> dict[VariantKey, Variant]:
     """Build or find every variant of the plan, before anything is measured."""
     variants: dict[VariantKey, Variant] = {}
     for model_id in prepared.plan.spec.models:

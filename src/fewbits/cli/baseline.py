@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from fewbits.cli.gate_output import add_gate_arguments, exit_code
 from fewbits.cli.numbers import at_least_one, finite
 from fewbits.core.errors import ExitCode
+from fewbits.records.plan import BASELINE_ROOT
 
 if TYPE_CHECKING:
     from fewbits.records.base import Record
 
-DEFAULT_ROOT = Path("orket_storage/baselines")
 """The same as a sweep's `--baseline-root`."""
 DEFAULT_MAX_AGE_DAYS = 90.0
 _TEXT_LIMIT = 500
@@ -27,7 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, (declare, words) in _DECLARED.items():
         action = actions.add_parser(name, help=words, description=words[0].upper() + words[1:] + ".", allow_abbrev=False)
         action.add_argument(
-            "--storage-root", type=Path, default=DEFAULT_ROOT, metavar="DIR", help=f"folder of the baselines ({DEFAULT_ROOT})"
+            "--storage-root",
+            type=Path,
+            default=Path(BASELINE_ROOT),
+            metavar="DIR",
+            help=f"folder of the baselines ({BASELINE_ROOT})",
         )
         declare(action)
         if name != "health":  # a gate, with its own

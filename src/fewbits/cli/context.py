@@ -108,19 +108,10 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
 
 def _add_sweep_settings(parser: argparse.ArgumentParser) -> None:
     """Declare the chosen flags of an ordinary sweep, as `fewbits sweep` has them."""
-    from fewbits.spec.parameters import PARAMETERS, Form
+    from fewbits.spec.flags import add_chosen_arguments
 
     group = parser.add_argument_group("settings of each context's sweep", "as for fewbits sweep")
-    for parameter in PARAMETERS:
-        if parameter.key not in _SWEEP_SETTINGS:
-            continue
-        common: dict[str, Any] = {"dest": parameter.key, "default": argparse.SUPPRESS, "help": parameter.help}
-        if parameter.form is Form.SWITCH:
-            group.add_argument(*parameter.flags, action=argparse.BooleanOptionalAction, **common)
-        elif parameter.form is Form.LIST:
-            group.add_argument(*parameter.flags, action="append", metavar="LIST", **common)
-        else:
-            group.add_argument(*parameter.flags, metavar="VALUE", **common)
+    add_chosen_arguments(group, _SWEEP_SETTINGS)
 
 
 def _add_contexts(parser: argparse.ArgumentParser) -> None:

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 
 from fewbits.cli.single import add_single_arguments, single_flags
 from fewbits.core.errors import ExitCode
+from fewbits.records.plan import BASELINE_ROOT
 
 if TYPE_CHECKING:
     from fewbits.records.task_run import TaskRun
-
-DEFAULT_ROOT = "orket_storage/baselines"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--test-id", metavar="ID", help="name of the baseline's history (default: the task's id)")
     parser.add_argument("--baseline-ref", metavar="REF", help="compare with this record instead of the newest that matches")
     parser.add_argument(
-        "--storage-root", type=Path, default=Path(DEFAULT_ROOT), metavar="DIR", help=f"folder of the baselines ({DEFAULT_ROOT})"
+        "--storage-root", type=Path, default=Path(BASELINE_ROOT), metavar="DIR", help=f"folder of the baselines ({BASELINE_ROOT})"
     )
     parser.add_argument("--runs-root", type=Path, metavar="DIR", help="where run folders go (runs/tasks/<task file>)")
     parser.add_argument("--run-dir", metavar="DIR", help="this run's folder (default: a new one below --runs-root)")

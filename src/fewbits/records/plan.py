@@ -144,11 +144,15 @@ class SidecarRequest(Record, frozen=True, kw_only=True):
     """Per variant; `None`: the profile's."""
 
 
+BASELINE_ROOT = "orket_storage/baselines"
+"""Where baselines lie unless told otherwise, below the current folder."""
+
+
 class BaselineRequest(Record, frozen=True, kw_only=True):
     """What rows are compared with: stored baselines of earlier runs."""
 
     enabled: bool = True
-    storage_root: str = "orket_storage/baselines"
+    storage_root: str = BASELINE_ROOT
     ref: str | None = None
     """One record, by its run id, instead of the newest that matches."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from fewbits.spec.parameters import PARAMETERS, Form, Parameter
 from fewbits.spec.values import NULL_WORD
@@ -41,6 +41,13 @@ def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
                     const=alias.constant,
                     help=alias.help,
                 )
+
+
+def add_chosen_arguments(group: argparse._ArgumentGroup, keys: Collection[str]) -> None:
+    """Declare the flags of some settings, as `add_sweep_arguments` does: for commands that run a sweep of their own."""
+    for parameter in PARAMETERS:
+        if parameter.key in keys:
+            _add_parameter(group, parameter)
 
 
 def _add_parameter(group: argparse._ArgumentGroup, parameter: Parameter) -> None:

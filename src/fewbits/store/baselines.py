@@ -25,7 +25,6 @@ from fewbits.records.baseline_upkeep import UnreadableFile
 from fewbits.records.provenance import SourceFile
 from fewbits.store.ledger import MAX_BYTES, JsonLedger
 
-DEFAULT_ROOT = "orket_storage/baselines"
 _TEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 _RUN_ID_LIMIT = 200
 _LEFT = "It was left as it is."
