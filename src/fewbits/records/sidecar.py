@@ -16,7 +16,6 @@ class SidecarStatus(StrEnum):
     """How a sidecar run ended. No status ever makes a row invalid."""
 
     OK = "OK"
-    NOT_ENABLED = "NOT_ENABLED"
     NOT_APPLICABLE = "NOT_APPLICABLE"
     """This runtime has no file that the sidecar could load."""
     TOOL_MISSING = "TOOL_MISSING"
