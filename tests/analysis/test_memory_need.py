@@ -84,12 +84,16 @@ class TestNeed:
 
 
 ENGINE = """
-import sys, xllamacpp
+import os, sys, xllamacpp
 params = xllamacpp.CommonParams()
 params.model.path, params.n_ctx = sys.argv[1], int(sys.argv[2])
+# nothing is generated; several threads would only spin against whatever runs beside this test
+params.cpuparams.n_threads, params.cpuparams_batch.n_threads, params.warmup = 1, 1, False
 params.n_parallel, params.n_batch, params.n_ubatch = 1, 32, 32
 params.hostnames, params.port, params.ui, params.verbosity = ["127.0.0.1"], 0, False, 5
 server = xllamacpp.Server(params)
+sys.stdout.flush()
+os._exit(0)  # tearing a server down right after its start hangs now and then, and nothing is asked of it here
 """
 KV_LINE = re.compile(r"llama_kv_cache: size =\s*([\d.]+) MiB")
 
