@@ -54,8 +54,7 @@ def remember_baselines(plan: Plan, variants: Mapping[tuple[str, str], Variant], 
     present = _read(directory)
     if present is not None and present.task_revision == revision:
         return
-    keys = [(model_id, tag) for model_id in plan.spec.models for tag in plan.spec.quants]
-    matches = tuple(_match(plan, key, revision, variants.get(key)) for key in dict.fromkeys(keys))
+    matches = tuple(_match(plan, key, revision, variants.get(key)) for key in plan.spec.variant_keys)
     atomic_write(directory.baselines_path, encode_pretty(ResolvedBaselines(task_revision=revision, matches=matches)))
 
 

@@ -85,7 +85,7 @@ class PreparedContextSweep:
     @property
     def variants(self) -> tuple[Variant, ...]:
         """What is measured."""
-        return tuple((model, tag) for model in self.spec.models for tag in self.spec.quants)
+        return self.spec.variant_keys
 
 
 # --- planning --------------------------------------------------------------------------------------------------------

@@ -110,7 +110,7 @@ def run_sidecar(
     done, _ = _read_rows(directory.sidecar_path, plan)
     todo = [
         variants[key]
-        for key in _keys(plan)
+        for key in plan.spec.variant_keys
         if key in variants and not any(_stands(row, variants[key], request.profile, command) for row in done)
     ]
     if not todo:
@@ -215,11 +215,7 @@ def read_sidecars(plan: Plan, directory: RunDirectory) -> dict[tuple[str, str], 
     else:
         detail = "the run ended before its turn: the same command continues"
         lacking = unmeasured(SidecarStatus.NOT_RUN, detail, profile=name or rows[-1].block.profile)
-    return {key: newest[key].block if key in newest else lacking for key in _keys(plan)}
-
-
-def _keys(plan: Plan) -> list[tuple[str, str]]:
-    return [(model_id, tag) for model_id in plan.spec.models for tag in plan.spec.quants]
+    return {key: newest[key].block if key in newest else lacking for key in plan.spec.variant_keys}
 
 
 def _read_rows(path: Path, plan: Plan) -> tuple[list[SidecarRun], str]:

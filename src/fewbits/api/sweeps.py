@@ -119,10 +119,9 @@ def dry_run(prepared: PreparedSweep) -> dict[str, Any]:
     from fewbits.sweep.plan import dry_run_document, estimate_seconds
 
     disk: dict[tuple[str, str], int | None] = {}
-    for model_id in prepared.plan.spec.models:
-        for tag in prepared.plan.spec.quants:
-            quantizer = prepared.quantizer
-            disk[model_id, tag] = quantizer.estimate_bytes(prepared.sources[model_id], tag) if quantizer else None
+    for model_id, tag in prepared.plan.spec.variant_keys:
+        quantizer = prepared.quantizer
+        disk[model_id, tag] = quantizer.estimate_bytes(prepared.sources[model_id], tag) if quantizer else None
     estimated = estimate_seconds(prepared.plan, _seconds_per_trial(prepared))
     return dry_run_document(prepared.plan, disk_bytes_by_variant=disk, estimated_seconds=estimated)
 
@@ -197,12 +196,11 @@ def _refuse_other_weights(directory: RunDirectory, variants: Mapping[VariantKey,
 def make_variants(prepared: PreparedSweep, observer: SweepObserver) -> dict[VariantKey, Variant]:
     """Build or find every variant of the plan, before anything is measured."""
     variants: dict[VariantKey, Variant] = {}
-    for model_id in prepared.plan.spec.models:
-        for tag in prepared.plan.spec.quants:
-            if prepared.quantizer is not None:
-                variants[model_id, tag] = prepared.quantizer.ensure(prepared.sources[model_id], tag, observer.notice)
-            elif isinstance(prepared.runtime, ServerCatalogue):
-                variants[model_id, tag] = Variant(prepared.runtime.artifact_for(model_id, tag), None)
+    for model_id, tag in prepared.plan.spec.variant_keys:
+        if prepared.quantizer is not None:
+            variants[model_id, tag] = prepared.quantizer.ensure(prepared.sources[model_id], tag, observer.notice)
+        elif isinstance(prepared.runtime, ServerCatalogue):
+            variants[model_id, tag] = Variant(prepared.runtime.artifact_for(model_id, tag), None)
     return variants
 
 

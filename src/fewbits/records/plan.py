@@ -211,6 +211,11 @@ class SweepSpec(Record, frozen=True, kw_only=True):
     description: str = ""
     """Free text of the preset, shown in the dry run; no part of the plan digest."""
 
+    @property
+    def variant_keys(self) -> tuple[tuple[str, str], ...]:
+        """Every (model id, quant tag), in the order of the spec."""
+        return tuple((model_id, tag) for model_id in self.models for tag in self.quants)
+
     def policy_of(self, model_id: str) -> SelectionPolicy:
         """Return the limits that a model must meet: its own, else the sweep's."""
         return self.model_policies.get(model_id, self.policy)
