@@ -3,17 +3,25 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+LIGHT  := $(VENV)/.installed-light
 
 .PHONY: install demo runbook test test-slow check format bench clean
 
 install: $(STAMP)
 
+# all that the tests need: PyTorch and ModelOpt too
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[llamacpp,banks,dev]'
-	touch $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[llamacpp,banks,sensitivity,dev]'
+	touch $(STAMP) $(LIGHT)
 
-demo: install
+# what GGUF models need, no more
+$(LIGHT): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[llamacpp,banks]'
+	touch $(LIGHT)
+
+demo: $(LIGHT)
 	$(BIN)/fewbits demo
 
 runbook: install

@@ -1,0 +1,1 @@
+"""Per-layer scores, and what follows from them: a precision for every tensor."""
