@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from fewbits.core.files import safe_name
 from fewbits.records.summary import Session
+from fewbits.report.drawing import line as _line
+from fewbits.report.drawing import text as _text
 from fewbits.report.escape import visible, xml_text
 from fewbits.report.formats import seconds, size
 from fewbits.report.layout import KIND_WORDS, MIN_SCORE, MIN_SECONDS, Axis, Box, PlotPoint, axis_over, cheapest, plot_points
@@ -251,28 +253,3 @@ def _legend(points: tuple[PlotPoint, ...]) -> list[str]:
             parts += [_mark(kind, x, y - 4), _text(x + 14, y, words, size_px=12)]
             x += 14 + len(words) * 6.6 + 24
     return parts
-
-
-def _line(start: tuple[float, float], end: tuple[float, float], colour: str, *, dashes: str = "", opacity: float = 1.0) -> str:
-    (x1, y1), (x2, y2) = start, end
-    extra = (f' stroke-dasharray="{dashes}"' if dashes else "") + (f' stroke-opacity="{opacity}"' if opacity < 1 else "")
-    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{colour}"{extra}/>'
-
-
-def _text(
-    x: float,
-    y: float,
-    content: str,
-    *,
-    anchor: str = "start",
-    size_px: int = 13,
-    weight: str = "400",
-    fill: str = _INK,
-    halo: bool = False,
-) -> str:
-    """Return a text element; `content` must already be safe for XML."""
-    outline = ' paint-order="stroke" stroke="#ffffff" stroke-width="3"' if halo else ""
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size_px}" font-weight="{weight}" '
-        f'fill="{fill}"{outline}>{content}</text>'
-    )

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from fewbits.core.codec import decode, encode_pretty
-from fewbits.core.errors import StoreError
-from fewbits.core.files import atomic_write, ensure_writable_directory, safe_name, storage_error
+from fewbits.core.files import atomic_write, safe_name
 from fewbits.records.plan import Plan
 from fewbits.records.variant import Artifact
+from fewbits.store.folders import hold_folder, set_aside
 
 _OURS = (
     "plan.json",
@@ -50,22 +48,9 @@ class RunDirectory:
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder for writing. Raises `StoreError` when it is not writable or another sweep holds it."""
-        ensure_writable_directory(self.root)
-        lock_path = self.root / ".lock"
-        try:
-            descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            raise storage_error(lock_path, error) from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(descriptor)
-            msg = f"{self.root} is in use by another sweep: wait for it to end, or choose another folder with --out-dir."
-            raise StoreError(msg) from error
-        try:
+        busy = f"{self.root} is in use by another sweep: wait for it to end, or choose another folder with --out-dir."
+        with hold_folder(self.root, busy):
             yield
-        finally:
-            os.close(descriptor)
 
     def read_plan(self) -> Plan | None:
         """The plan that this folder was started with; `None` in a new folder. Raises `StoreError` when it cannot be read."""
@@ -98,18 +83,4 @@ class RunDirectory:
 
     def set_aside(self) -> Path | None:
         """Move an earlier run's files into `superseded/<n>/`; returns that folder, or `None` when there was nothing."""
-        if not self.holds_a_run():
-            return None
-        shelf = self.root / "superseded"
-        number = 1
-        while (shelf / str(number)).exists():
-            number += 1
-        target = shelf / str(number)
-        try:
-            target.mkdir(parents=True)
-            for path in [*(self.root / name for name in _OURS), *self.root.glob("sweep_frontier_*.svg")]:
-                if path.exists():
-                    path.rename(target / path.name)
-        except OSError as error:
-            raise storage_error(target, error) from error
-        return target
+        return set_aside(self.root, [*(self.root / name for name in _OURS), *self.root.glob("sweep_frontier_*.svg")])
