@@ -18,7 +18,20 @@ from fewbits.core.engines import EngineTool, find_tool
 from fewbits.core.errors import FewbitsError, PrerequisiteError
 from fewbits.probes.machine import cpu_name, usable_cores
 
-BENCHMARKS = ("imports", "resume", "overhead", "throughput", "summary", "verdicts", "divergence", "pollution", "ladder", "slo")
+BENCHMARKS = (
+    "imports",
+    "resume",
+    "overhead",
+    "throughput",
+    "summary",
+    "verdicts",
+    "divergence",
+    "pollution",
+    "ladder",
+    "slo",
+    "sensitivity",
+    "recipes",
+)
 _TOOLS = ("llama-server", "llama-quantize", "llama-bench", "llama-perplexity")
 
 

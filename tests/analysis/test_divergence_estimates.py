@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fewbits.analysis.divergence import (
-    _significant,
     divergence_harm_p_value,
     divergence_lower_bound,
     estimate_divergence,
     select_rows,
+    significant,
 )
 from fewbits.analysis.statistics import percentile_limits, resample_shares
 from fewbits.core.codec import encode_canonical
@@ -227,8 +227,8 @@ def test_very_many_windows_are_taken_in_blocks() -> None:
 
 
 def test_small_numbers_keep_their_digits() -> None:
-    assert _significant(1.23456789e-7) == 1.23457e-7
-    assert str(_significant(-0.0)) == "0.0"
+    assert significant(1.23456789e-7) == 1.23457e-7
+    assert str(significant(-0.0)) == "0.0"
 
 
 Shuffle = Callable[[list[DivergenceRow]], list[DivergenceRow]]

@@ -66,7 +66,7 @@ def estimate_divergence(
     """
     units = _Units.of(row) if row.windows else None
     mean = units.mean(level) if units else None
-    floor_nats = _significant(_Units.of(floor).pooled_mean) if floor is not None and floor.windows else None
+    floor_nats = significant(_Units.of(floor).pooled_mean) if floor is not None and floor.windows else None
     bound = divergence_lower_bound(row, divergence_level)
     found: dict[str, Estimate | float | bool | None] = {
         "mean_nats": mean,
@@ -77,8 +77,8 @@ def estimate_divergence(
         "variant_perplexity": units.perplexity(units.variant_nll) if units else None,
         "floor_nats": floor_nats,
         "below_floor": None if mean is None or floor_nats is None else mean.value <= floor_nats,
-        "truncation_nats": None if row.audit is None else _significant(row.audit.exact_nats - row.audit.compact_nats),
-        "lower_bound": None if bound is None else _significant(bound),
+        "truncation_nats": None if row.audit is None else significant(row.audit.exact_nats - row.audit.compact_nats),
+        "lower_bound": None if bound is None else significant(bound),
     }
     return DivergenceEstimate(
         text_name=row.text_name,
@@ -211,7 +211,7 @@ class _Units:
 
     def perplexity(self, nll: Floats | None) -> float | None:
         """exp of the mean negative log-likelihood per position."""
-        return None if nll is None else _significant(math.exp(float(nll.sum()) / float(self.positions.sum())))
+        return None if nll is None else significant(math.exp(float(nll.sum()) / float(self.positions.sum())))
 
     def perplexity_ratio(self, level: float) -> Estimate | None:
         """exp of the mean difference of log-likelihoods on the same tokens: paired, so the text's own difficulty cancels."""
@@ -270,7 +270,8 @@ def _upper_quantiles(descending: Floats, unit_of: Whole, times: Whole) -> Floats
     return found
 
 
-def _significant(value: float) -> float:
+def significant(value: float) -> float:
+    """Round to `SIGNIFICANT_DIGITS`; never -0."""
     return float(f"{value:.{SIGNIFICANT_DIGITS}g}") + 0.0
 
 
@@ -286,6 +287,6 @@ def _estimate(
 ) -> Estimate:
     low, high = limits if limits is not None else (None, None)
     if not exact:
-        value = _significant(value)
-        low, high = (None if limit is None else _significant(limit) for limit in (low, high))
+        value = significant(value)
+        low, high = (None if limit is None else significant(limit) for limit in (low, high))
     return Estimate(value=value, low=low, high=high, level=level, method=method, n=n, reason=reason)

@@ -34,6 +34,8 @@ from fewbits.records.gates import GateCheck, GateReport, GateStatus
 from fewbits.records.kpis import KpiReport
 from fewbits.records.plan import Plan
 from fewbits.records.provenance import SourceFile
+from fewbits.records.recipe import ProbeRow, Recipe, RecipeManifest, RecipePlan
+from fewbits.records.sensitivity import SensitivityAgreement, SensitivityManifest, SensitivityReport, SensitivityRollup
 from fewbits.records.sidecar import SidecarProfiles, SidecarRun
 from fewbits.records.summary import SUMMARY_SCHEMA, SweepSummary
 from fewbits.records.task_run import TaskRun
@@ -97,6 +99,14 @@ PUBLISHED: Mapping[str, Published] = {
                 ("health of the baselines", BaselineHealth),
                 ("sidecar profiles (written by people)", SidecarProfiles),
                 ("sidecar run, a row of sidecar.jsonl", SidecarRun),
+                ("sensitivity manifest", SensitivityManifest),
+                ("layer sensitivity report", SensitivityReport),
+                ("rollup of sensitivity runs", SensitivityRollup),
+                ("agreement of a sensitivity ranking with measured ablation", SensitivityAgreement),
+                ("recipe: a type for every tensor of a GGUF", Recipe),
+                ("manifest of a recipe", RecipeManifest),
+                ("plan of a recipe", RecipePlan),
+                ("probe of a recipe's search, a row of probes.jsonl", ProbeRow),
             )
         ),
     )

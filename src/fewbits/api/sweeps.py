@@ -93,8 +93,10 @@ def _quantizer(spec: SweepSpec) -> Quantizer | None:
         return None
     from fewbits.quantizers.registry import create_quantizer
     from fewbits.store.artifacts import ArtifactCache
+    from fewbits.store.recipes import RecipeShelf
 
-    return create_quantizer(spec.runtime, ArtifactCache(), threads=spec.controls.threads or default_threads())
+    threads = spec.controls.threads or default_threads()
+    return create_quantizer(spec.runtime, ArtifactCache(), threads=threads, recipes=RecipeShelf())
 
 
 def _resolve_models(spec: SweepSpec, quantizer: Quantizer | None) -> dict[str, ModelSource]:

@@ -28,6 +28,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "context": ("fewbits.cli.context", "find the largest safe context: sweep contexts, ceiling, rollup, checks"),
     "thermal": ("fewbits.cli.thermal", "profile heat over recorded runs, or from this machine's sensors"),
     "frontier": ("fewbits.cli.frontier", "write the frontier explorer artifact and append it to its history"),
+    "sensitivity": ("fewbits.cli.sensitivity", "score a model's layers, put several runs into one table, check a ranking"),
+    "recipe": ("fewbits.cli.recipe", "choose a type for every tensor of a GGUF under a size budget, build it, prove it"),
     "import": ("fewbits.cli.import_summary", "convert a summary of the older 1.1.3 shape"),
     "schema": ("fewbits.cli.schema", "list and print the published JSON Schemas, or check files against them"),
     "engine": ("fewbits.cli.engine", "show which llama.cpp is used, or build its tools from source"),

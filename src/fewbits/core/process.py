@@ -219,12 +219,13 @@ def spawn(
     log: IO[bytes] | int,
     env: Mapping[str, str] | None = None,
     stdout: IO[bytes] | int | None = None,
+    stdin: IO[bytes] | int = subprocess.DEVNULL,
 ) -> subprocess.Popen[bytes]:
     """Start a long-lived child in its own process group, its output going to `log`; it dies with this process."""
     return subprocess.Popen(
         [str(word) for word in argv],
         env=dict(env) if env is not None else None,
-        stdin=subprocess.DEVNULL,
+        stdin=stdin,
         stdout=stdout if stdout is not None else log,
         stderr=log,
         start_new_session=True,

@@ -19,7 +19,9 @@ PYTHON_TOPICS = "python-topics"
 
 NO_TEXT = "none"
 """In place of a text: divergence is not measured."""
-NAMED_TEXTS = (PYTHON_TOPICS, NO_TEXT)
+PART_NAMES = tuple(f"{PYTHON_TOPICS}/{part}" for part in ("calibration", "probe", "held-out"))
+"""Parts of it without a document or a longer paragraph in common: what is chosen on one is judged on another."""
+NAMED_TEXTS = (PYTHON_TOPICS, *PART_NAMES, NO_TEXT)
 
 
 class DivergencePolicy(Record, frozen=True, kw_only=True):

@@ -10,9 +10,12 @@ Source: llama.cpp, `tools/quantize/quantize.cpp` (QUANT_OPTIONS: tags, sizes in 
 from __future__ import annotations
 
 import difflib
+import re
 
+from fewbits.core.codec import digest
 from fewbits.core.errors import Problem, SpecError
 from fewbits.records.base import Record
+from fewbits.records.recipe import RECIPE_TAG_PREFIX, Recipe
 
 _IMATRIX = (
     "llama.cpp makes it only with an importance matrix, and fewbits does not compute one; "
@@ -121,3 +124,17 @@ def _nearest(name: str) -> str:
     if close:
         return f"did you mean {', '.join(dict.fromkeys(ALIASES.get(tag, tag) for tag in close))}?"
     return f"known tags: {', '.join(_BY_TAG)}"
+
+
+_RECIPE_TAG = re.compile(rf"^{RECIPE_TAG_PREFIX}[0-9a-f]{{12}}$")
+
+
+def recipe_tag(recipe: Recipe) -> str:
+    """Return a recipe's tag: `recipe-` and the first 12 hex digits of its digest."""
+    return f"{RECIPE_TAG_PREFIX}{digest(recipe)[:12]}"
+
+
+def find_recipe_tag(text: str) -> str | None:
+    """Return a recipe's tag in its one spelling (lower case); `None` for text that is no such tag."""
+    tag = text.strip().lower()
+    return tag if _RECIPE_TAG.match(tag) else None

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 _HEADER = ("pair", "size", "method", "total", "groups", "most sensitive", "bits", "scored", "time", "memory")
 _NUMERIC = (3, 4, 6, 7, 8, 9)
+_TERMINAL_COLUMNS = (0, 1, 3, 5, 8, 9)
+"""What fits into 80 columns; the files have all."""
+_TERMINAL_NAME_WORDS = 3
 _AGREEMENT_HEADER = ("left", "right", "groups", "rank correlation", "same among the top")
 _DETAIL_LIMIT = 400
 _TERMINAL_AGREEMENTS = 20
@@ -61,8 +64,7 @@ def render_rollup_terminal(rollup: SensitivityRollup) -> RenderableType:
     finished = [run for run in rollup.runs if run.status is RunStatus.OK]
     parts: list[RenderableType] = []
     if finished:
-        rows = [[cell for cell, _ in _run_cells(run)] for run in finished]
-        parts.append(_terminal_table(_HEADER, rows, _NUMERIC))
+        parts.append(_terminal_runs(finished))
     for title, agreements in _sections(rollup):
         rows = [_agreement_cells(one, visible) for one in agreements[:_TERMINAL_AGREEMENTS]]
         parts += [_words(title, "bold"), _terminal_table(_AGREEMENT_HEADER, rows, (2, 3, 4))]
@@ -74,6 +76,17 @@ def render_rollup_terminal(rollup: SensitivityRollup) -> RenderableType:
     for path, why in sorted(rollup.skipped.items()):
         parts.append(_words(f"not read: {visible(path)}: {visible(why, _DETAIL_LIMIT)}", "yellow"))
     return Group(*parts)
+
+
+def _terminal_runs(runs: Sequence[PairTotals]) -> RenderableType:
+    """Return the table of runs, narrow: a group is told by the last words of its name."""
+    rows = []
+    for run in runs:
+        cells = [cell for cell, _ in _run_cells(run)]
+        cells[5] = ".".join(cells[5].split(".")[-_TERMINAL_NAME_WORDS:])
+        rows.append([cells[column] for column in _TERMINAL_COLUMNS])
+    numeric = [place for place, column in enumerate(_TERMINAL_COLUMNS) if column in _NUMERIC]
+    return _terminal_table([_HEADER[column] for column in _TERMINAL_COLUMNS], rows, numeric)
 
 
 def render_agreement_text(agreement: SensitivityAgreement) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fewbits.core.errors import Problem, SpecError
-from fewbits.records.schemes import find_scheme
+from fewbits.records.schemes import find_recipe_tag, find_scheme
 
 LOCAL_RUNTIMES = ("llamacpp", "scripted")
 SERVER_RUNTIMES = ("ollama", "openai")
@@ -15,8 +15,11 @@ _ANY_TAG_RUNTIMES = ("scripted", *SERVER_RUNTIMES)
 def canonical_tag(tag: str, runtime: str, path: str) -> tuple[str, Problem | None]:
     """Return a tag in llama.cpp's spelling (`q4-k-m` becomes `Q4_K_M`), and a problem where the runtime could not build it.
 
-    A server may name its variants freely, so there an unknown tag is kept as written.
+    A server may name its variants freely, so there an unknown tag is kept as written. Whether a recipe of that tag exists is
+    the quantizer's to say.
     """
+    if runtime in LOCAL_RUNTIMES and (recipe := find_recipe_tag(tag)) is not None:
+        return recipe, None
     try:
         return find_scheme(tag, path).tag, None
     except SpecError as error:

@@ -68,7 +68,7 @@ class GgufHeader:
     data_start: int
 
 
-class _Cursor:
+class Cursor:
     """A reading position in bytes; every read is checked against the end."""
 
     def __init__(self, data: mmap.mmap) -> None:
@@ -85,19 +85,24 @@ class _Cursor:
         return start
 
     def number(self, layout: str) -> Any:
+        """Read one number of a `struct` layout."""
         return struct.unpack_from(layout, self._data, self._advance(struct.calcsize(layout)))[0]
 
     def take(self, count: int) -> bytes:
+        """Read `count` bytes."""
         start = self._advance(count)
         return self._data[start : start + count]
 
     def text(self) -> str:
+        """Read a string: its length, then UTF-8 (what is not, is replaced)."""
         return self.take(self.number("<Q")).decode("utf-8", "replace")
 
     def skip(self, count: int) -> None:
+        """Step over `count` bytes."""
         self._advance(count)
 
     def skip_texts(self, count: int) -> None:
+        """Step over `count` strings."""
         # the one hot loop: vocabularies and merges have hundreds of thousands of entries
         data, end, at, length_at = self._data, self._end, self.at, struct.Struct("<Q").unpack_from
         for _ in range(count):
@@ -119,7 +124,7 @@ class _Cursor:
 def scan_header(path: Path) -> GgufHeader:
     """Read the header of a GGUF file. Raises `MalformedGgufError` (never anything else for bad bytes) and `OSError`."""
     with path.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        cursor = _Cursor(data)
+        cursor = Cursor(data)
         if cursor.take(4) != MAGIC:
             msg = "not a GGUF file"
             raise MalformedGgufError(msg)
@@ -130,7 +135,7 @@ def scan_header(path: Path) -> GgufHeader:
         metadata: dict[str, Any] = {}
         for _ in range(pair_count):
             key = cursor.text()
-            metadata[key] = _value(cursor, cursor.number("<I"))
+            metadata[key] = read_value(cursor, cursor.number("<I"))
         cursor.require_room(tensor_count, 24, "tensors")
         tensors = tuple(_tensor(cursor) for _ in range(tensor_count))
         alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
@@ -150,7 +155,8 @@ def _check_version(version: int) -> None:
     raise MalformedGgufError(msg)
 
 
-def _value(cursor: _Cursor, type_number: int, depth: int = 0) -> Any:
+def read_value(cursor: Cursor, type_number: int, depth: int = 0) -> Any:
+    """Read a metadata value of a type; a long array is stepped over. Raises `MalformedGgufError`."""
     if layout := _SCALARS.get(type_number):
         return cursor.number(layout)
     if type_number == _STRING:
@@ -162,18 +168,18 @@ def _value(cursor: _Cursor, type_number: int, depth: int = 0) -> Any:
     layout = _SCALARS.get(item_type)
     cursor.require_room(length, struct.calcsize(layout) if layout else 8, "array items")
     if length <= _KEPT_ARRAY_LENGTH:
-        return [_value(cursor, item_type, depth + 1) for _ in range(length)]
+        return [read_value(cursor, item_type, depth + 1) for _ in range(length)]
     if layout:
         cursor.skip(length * struct.calcsize(layout))
     elif item_type == _STRING:
         cursor.skip_texts(length)
     else:
         for _ in range(length):
-            _value(cursor, item_type, depth + 1)
+            read_value(cursor, item_type, depth + 1)
     return SkippedArray(length)
 
 
-def _tensor(cursor: _Cursor) -> GgufTensor:
+def _tensor(cursor: Cursor) -> GgufTensor:
     name = cursor.text()
     dimensions = cursor.number("<I")
     if not 1 <= dimensions <= _MAX_DIMENSIONS:

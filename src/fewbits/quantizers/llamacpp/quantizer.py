@@ -18,6 +18,7 @@ from fewbits.core.units import format_bytes
 from fewbits.quantizers.base import ArtifactStore, Progress
 from fewbits.quantizers.llamacpp.engine import recipe_line, run_quantize, select_quantize_tool
 from fewbits.quantizers.llamacpp.gguf_file import GgufFile, read_gguf
+from fewbits.quantizers.llamacpp.grains import GRAIN_FOLDER, GrainCache, require_libgguf
 from fewbits.quantizers.llamacpp.ladder import (
     estimate_file_bytes,
     estimate_from_counts,
@@ -26,10 +27,22 @@ from fewbits.quantizers.llamacpp.ladder import (
     warnings_for,
 )
 from fewbits.quantizers.llamacpp.models import PACKAGED_MODELS, fetch_model, find_fetched
-from fewbits.records.schemes import Scheme, find_scheme
-from fewbits.records.variant import Artifact, ModelKind, ModelSource, Variant
+from fewbits.quantizers.llamacpp.recipe_build import RecipeSource, build_recipe
+from fewbits.quantizers.llamacpp.recipe_rules import (
+    most_bytes,
+    recipe_bytes,
+    recipe_scheme,
+    recipe_step_line,
+    recipe_warnings,
+    refuse_another_source,
+    refuse_unfit,
+)
+from fewbits.records.recipe import Recipe
+from fewbits.records.schemes import Scheme, find_recipe_tag, find_scheme
+from fewbits.records.variant import Artifact, ModelKind, ModelSource, Variant, VariantWarning
 
 _KEY_SCHEMA = "fewbits.llamacpp-variant.v1"
+_RECIPE_KEY_SCHEMA = "fewbits.llamacpp-recipe.v1"
 _REFERENCE_TAG = "F16"
 _DISK_MARGIN = 1.05
 
@@ -54,6 +67,8 @@ class LlamaCppQuantizer:
     Variants of a float source are made from it directly. A quantized source is first written out as F16 once; every quantized
     tag is then made from that reference, so that all of a ladder starts from the same numbers. F16, BF16 and F32 of a
     quantized source are made from the source itself.
+
+    A tag `recipe-<12 digits>` is looked up in `recipes` and built from the same reference, tensor by tensor (`recipe_build`).
     """
 
     def __init__(
@@ -64,8 +79,10 @@ class LlamaCppQuantizer:
         *,
         accept_unlicensed: bool = False,
         environ: Mapping[str, str] | None = None,
+        recipes: RecipeSource | None = None,
     ) -> None:
         self._cache = cache
+        self._recipes = recipes
         self._engine = engine
         self._threads = threads
         self._accept_unlicensed = accept_unlicensed
@@ -108,7 +125,18 @@ class LlamaCppQuantizer:
         return ModelSource(model_id=model_id, kind=ModelKind.PACKAGED, path=str(path), digest=model.sha256, bytes=model.bytes)
 
     def check(self, source: ModelSource, scheme: str) -> None:
-        """Raise `SpecError` when the tag is unknown, or cannot be built and is not the source's own type."""
+        """Raise `SpecError` when the tag is unknown, or cannot be built and is not the source's own type.
+
+        Of a recipe: when it is not on the shelf, or does not fit the model's tensors or its file.
+        """
+        if (tag := find_recipe_tag(scheme)) is not None:
+            recipe = self._recipe(tag)
+            if source.path is not None:
+                file = read_gguf(Path(source.path), source.model_id)
+                refuse_unfit(file, recipe, tag)
+                if not file.is_quantized and source.digest is not None:
+                    refuse_another_source(recipe, tag, source.digest)
+            return
         wanted = find_scheme(scheme)
         if source.path is not None:
             refuse_unbuildable(read_gguf(Path(source.path), source.model_id), wanted)
@@ -118,8 +146,14 @@ class LlamaCppQuantizer:
     def estimate_bytes(self, source: ModelSource, scheme: str) -> int:
         """Estimate the variant's file size in bytes without building it; exact when the user's own file is the variant.
 
-        Raises `SpecError` (unknown tag, unusable file).
+        Of a recipe exact too, once the model was fetched; until then an upper bound. Raises `SpecError` (unknown tag, unusable
+        file).
         """
+        if (tag := find_recipe_tag(scheme)) is not None:
+            recipe = self._recipe(tag)
+            if source.path is None:
+                return most_bytes(PACKAGED_MODELS[source.model_id].weights, recipe)
+            return recipe_bytes(read_gguf(Path(source.path), source.model_id), recipe)
         wanted = find_scheme(scheme)
         if source.path is None:
             model = PACKAGED_MODELS[source.model_id]
@@ -133,10 +167,13 @@ class LlamaCppQuantizer:
         Raises `SpecError` (unknown or unbuildable tag, unusable file), `PrerequisiteError` (no engine), `StoreError` (no
         space, no write permission), `BackendError` (llama.cpp failed, or its output is not what was asked for).
         """
-        wanted = find_scheme(scheme)
         if source.path is None:
+            self.check(source, scheme)
             source = self.resolve(source.model_id, progress)
         file = read_gguf(Path(str(source.path)), source.model_id)
+        if (tag := find_recipe_tag(scheme)) is not None:
+            return self._ensure_recipe(source, file, tag, progress)
+        wanted = find_scheme(scheme)
         refuse_unbuildable(file, wanted)
         sha256 = self._cache.digest_of(file.path)
         if is_own_scheme(file, wanted):
@@ -151,12 +188,58 @@ class LlamaCppQuantizer:
         direct = _Step(file, sha256, source.model_id, wanted, file, "source", ())
         if not file.is_quantized or wanted.is_float:
             return direct
-        reference_scheme = find_scheme(_REFERENCE_TAG)
-        first = dataclasses.replace(direct, scheme=reference_scheme)
-        reference = self._make(first, progress, also_bytes=estimate_file_bytes(file, wanted))
+        return self._from_reference(direct, estimate_file_bytes(file, wanted), progress)[0]
+
+    def _from_reference(self, direct: _Step, also_bytes: int, progress: Progress) -> tuple[_Step, str]:
+        """Make the dequantized reference; return the step from it, and the reference's sha256."""
+        reference = self._make(dataclasses.replace(direct, scheme=find_scheme(_REFERENCE_TAG)), progress, also_bytes)
         lines = tuple(line.replace("{output}", "{reference}") for line in reference.artifact.recipe)
         made = read_gguf(_path_of(reference))
-        return _Step(file, sha256, source.model_id, wanted, made, "reference", lines)
+        step = dataclasses.replace(direct, input=made, input_name="reference", earlier=lines)
+        return step, str(reference.artifact.sha256)
+
+    def _recipe(self, tag: str) -> Recipe:
+        if self._recipes is None:
+            raise SpecError.single(f"quant tag {tag}", "recipes cannot be looked up here", "use a tag of llama.cpp")
+        return self._recipes.get(tag)
+
+    def _ensure_recipe(self, source: ModelSource, file: GgufFile, tag: str, progress: Progress) -> Variant:
+        """Return the variant that a recipe makes of the float source, or of the dequantized reference."""
+        recipe = self._recipe(tag)
+        refuse_unfit(file, recipe, tag)
+        sha256 = self._cache.digest_of(file.path)
+        step = _Step(file, sha256, source.model_id, recipe_scheme(recipe, tag), file, "source", ())
+        size = recipe_bytes(file, recipe)
+        input_sha256 = sha256
+        if file.is_quantized:
+            step, input_sha256 = self._from_reference(step, size, progress)
+        refuse_another_source(recipe, tag, input_sha256)
+        tool = require_libgguf()
+        key = digest(
+            {
+                "schema": _RECIPE_KEY_SCHEMA,
+                "source_sha256": sha256,
+                "recipe": recipe,
+                "tool_version": tool.version,
+                "tool_sha256": tool.sha256,
+            }
+        )
+
+        def make(output: Path) -> Artifact:
+            self._require_bytes(step, size)
+            progress(f"building {tag} of {step.model_id} with {tool.version}")
+            imatrix = self._imatrix_of(recipe)
+            with GrainCache(self._cache.root / GRAIN_FOLDER) as grains:
+                build_recipe(step.input.path, recipe.tensor_types, output, imatrix=imatrix, cache=grains, progress=progress)
+            made = read_gguf(output, f"{tag} of {step.model_id}")
+            line = recipe_step_line(recipe, tag, step.input_name)
+            return _artifact(step, made, line, tool, recipe_warnings(file, made, step.scheme))
+
+        variant = self._cache.get_or_make(key, f"{tag}.gguf", make, progress)
+        return Variant(artifact=msgspec.structs.replace(variant.artifact, model_id=source.model_id), path=variant.path)
+
+    def _imatrix_of(self, recipe: Recipe) -> Path | None:
+        return self._recipes.imatrix_of(recipe) if self._recipes is not None else None
 
     def _make(self, step: _Step, progress: Progress, also_bytes: int = 0) -> Variant:
         """Return the outcome of a step from the cache or by running it; `also_bytes` will be needed on disk right after."""
@@ -189,7 +272,9 @@ class LlamaCppQuantizer:
         )
 
     def _require_room(self, step: _Step, also_bytes: int) -> None:
-        estimate = estimate_file_bytes(step.source, step.scheme) + also_bytes
+        self._require_bytes(step, estimate_file_bytes(step.source, step.scheme) + also_bytes)
+
+    def _require_bytes(self, step: _Step, estimate: int) -> None:
         needed = round(estimate * _DISK_MARGIN)
         free = self._cache.free_bytes()
         if free < needed:
@@ -227,23 +312,7 @@ class LlamaCppQuantizer:
             self._thread_count(),
             requantize=step.input.is_quantized,
         )
-        return Artifact(
-            model_id=step.model_id,
-            scheme=step.scheme.tag,
-            sha256=None,
-            bytes=None,
-            weights=made.weights,
-            bits_per_weight=made.bits_per_weight,
-            census=made.census,
-            source_sha256=step.source_sha256,
-            source_scheme=step.source.dominant_type,
-            recipe=(*step.earlier, line),
-            tool=self.engine.name,
-            tool_version=self.engine.version,
-            architecture=made.architecture,
-            parameters=made.parameters,
-            warnings=warnings_for(step.source, made, step.scheme),
-        )
+        return _artifact(step, made, line, self.engine, warnings_for(step.source, made, step.scheme))
 
     def _thread_count(self) -> int:
         return self._threads or len(os.sched_getaffinity(0))
@@ -259,6 +328,26 @@ def _local_source(model_id: str, digest_of: Callable[[Path], str]) -> ModelSourc
     file = read_gguf(path.absolute(), model_id)
     sha256 = digest_of(file.path)
     return ModelSource(model_id=model_id, kind=ModelKind.GGUF, path=str(file.path), digest=sha256, bytes=file.bytes)
+
+
+def _artifact(step: _Step, made: GgufFile, line: str, tool: EngineTool, warnings: tuple[VariantWarning, ...]) -> Artifact:
+    return Artifact(
+        model_id=step.model_id,
+        scheme=step.scheme.tag,
+        sha256=None,
+        bytes=None,
+        weights=made.weights,
+        bits_per_weight=made.bits_per_weight,
+        census=made.census,
+        source_sha256=step.source_sha256,
+        source_scheme=step.source.dominant_type,
+        recipe=(*step.earlier, line),
+        tool=tool.name,
+        tool_version=tool.version,
+        architecture=made.architecture,
+        parameters=made.parameters,
+        warnings=warnings,
+    )
 
 
 def _own_file(source: ModelSource, file: GgufFile, sha256: str, scheme: Scheme) -> Variant:

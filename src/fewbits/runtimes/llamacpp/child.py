@@ -146,7 +146,7 @@ class LlamaChild:
         finally:
             os.close(writing)
         try:
-            line = _read_line(reading, deadline)
+            line = read_line(reading, deadline)
         finally:
             os.close(reading)
         if not line:
@@ -203,7 +203,7 @@ def _free_port() -> int:
         return port
 
 
-def _read_line(descriptor: int, deadline: float) -> bytes:
+def read_line(descriptor: int, deadline: float) -> bytes:
     """Read one line; empty when the writer closed first. Raises `TimeoutError` at the deadline."""
     data = b""
     while b"\n" not in data:

@@ -6,6 +6,9 @@
 and prints what another model makes of the same tokens. The only line on stdout is one JSON object; llama.cpp's log goes to
 stderr. A process of its own because a bad model aborts the whole process inside llama.cpp.
 
+`probe` opens a teacher's file, says how many windows it has, and then answers each line `{"model": ..., "first": ...,
+"windows": ...}` on stdin with one line: the same rows as `compare`, from window `first` on. Models are freed in between.
+
 Windows, the beginning-of-text rule and the scored positions are llama-perplexity's, so that the numbers can be compared.
 Source: llama.cpp, tools/perplexity/perplexity.cpp (`perplexity`, `kl_divergence`).
 """
@@ -18,9 +21,9 @@ import math
 import os
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import numpy.typing as npt
@@ -76,6 +79,11 @@ class Model:
         if not flash:
             params.flash_attn_type = _FLASH_OFF
         self._context = llama_cpp.LlamaContext(model=self._model, params=params, verbose=False)
+
+    def close(self) -> None:
+        """Free weights, context and buffers at once."""
+        self._context.close()
+        self._model.close()
 
     @property
     def n_vocab(self) -> int:
@@ -202,16 +210,47 @@ def _teach_window(
 
 def compare(model: Model, options: dict[str, Any]) -> dict[str, Any]:
     """Read a teacher's file and compare this model with it, window by window."""
-    with np.load(options["teacher"], allow_pickle=False) as teacher:
-        if str(teacher["schema"]) != TEACHER_SCHEMA:
-            msg = f"{options['teacher']} is no {TEACHER_SCHEMA}"
-            raise ValueError(msg)
-        if str(teacher["vocabulary"]) != model.vocabulary_digest():
-            raise RefusedError("VOCABULARY_DIFFERS", "the variant's tokens are not the reference's")
-        windows = teacher["windows"][: options["windows"]]
-        audits: list[tuple[float, float]] = []
-        rows = [_compare_window(model, window, number, teacher, audits) for number, window in enumerate(windows)]
+    with open_teacher(options["teacher"]) as teacher:
+        return compare_windows(model, teacher, 0, options["windows"])
+
+
+def open_teacher(path: str) -> Any:
+    """Open a teacher's file; its arrays are read on access. Raises `ValueError` for anything else."""
+    teacher = np.load(path, allow_pickle=False)
+    if str(teacher["schema"]) != TEACHER_SCHEMA:
+        msg = f"{path} is no {TEACHER_SCHEMA}"
+        raise ValueError(msg)
+    return teacher
+
+
+def compare_windows(model: Model, teacher: Any, first: int, count: int) -> dict[str, Any]:
+    """Compare this model with an open teacher on windows `first`..`first + count - 1`, as far as there are any."""
+    if str(teacher["vocabulary"]) != model.vocabulary_digest():
+        raise RefusedError("VOCABULARY_DIFFERS", "the variant's tokens are not the reference's")
+    windows = teacher["windows"][first : first + count]
+    audits: list[tuple[float, float]] = []
+    rows = [_compare_window(model, window, first + number, teacher, audits) for number, window in enumerate(windows)]
     return {"windows": rows, "audit": _audit(audits)}
+
+
+def probe(options: dict[str, Any], requests: Iterable[str], answer: TextIO) -> None:
+    """Answer requests until there are no more; each loads a model, compares it, and frees it."""
+    with open_teacher(options["teacher"]) as teacher:
+        _say(answer, {"windows": len(teacher["windows"])})
+        for line in requests:
+            request = json.loads(line)
+            model = Model(request["model"], options["threads"], options["window_tokens"], flash=options["flash"])
+            try:
+                _say(answer, compare_windows(model, teacher, request["first"], request["windows"]))
+            except RefusedError as refusal:
+                _say(answer, {"refused": refusal.reason, "detail": refusal.detail})
+            finally:
+                model.close()
+
+
+def _say(answer: TextIO, result: dict[str, Any]) -> None:
+    answer.write(json.dumps(result) + "\n")
+    answer.flush()
 
 
 def _compare_window(
@@ -260,6 +299,9 @@ def main() -> int:
     answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     try:
+        if options["job"] == "probe":
+            probe(options, sys.stdin, answer)
+            return 0
         model = Model(options["model"], options["threads"], options["window_tokens"], flash=options["flash"])
         result = teach(model, options) if options["job"] == "teacher" else compare(model, options)
     except RefusedError as refusal:
@@ -267,8 +309,7 @@ def main() -> int:
     except (OSError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
         sys.stderr.write(f"logits worker: {type(error).__name__}: {error}\n")
         return 1
-    with answer:
-        answer.write(json.dumps(result) + "\n")
+    _say(answer, result)
     return 0
 
 
