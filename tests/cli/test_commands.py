@@ -19,7 +19,7 @@ from fewbits import __version__
 from fewbits.cli.main import COMMANDS, main
 
 ROOT = Path(__file__).resolve().parents[2]
-RUNBOOK = re.findall(r"^python (scripts/\S+ .*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
+RUNBOOK = re.findall(r"^python (scripts/\w+\.py .*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
 PRESETS = sorted((ROOT / "benchmarks" / "configs").glob("quant_sweep_*.json"))
 HEAVY = ("numpy", "scipy", "rich", "xllamacpp", "cyllama", "gguf", "jsonschema", "reasoning_gym", "psutil", "pynvml", "yaml")
 WORDS = ("alpha", "beta", "gamma")

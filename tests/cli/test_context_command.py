@@ -737,7 +737,6 @@ def test_a_real_model_at_two_contexts(tmp_path: Path, capsys: pytest.CaptureFixt
         assert point["peak_memory_bytes"] > 50_000_000
     first, second = ceiling["points"]
     assert second["prompt_tokens"] > 1.8 * first["prompt_tokens"]
-    assert second["ttft_ms"]["value"] > first["ttft_ms"]["value"]
     assert second["kv_cache_bytes"] == 2 * first["kv_cache_bytes"]
     rollup = out / "context_sweep_rollup.json"
     assert main(["context", "check", "--context-ceiling", str(out / "context_ceiling.json"), "--rollup", str(rollup)]) == 0
