@@ -146,6 +146,13 @@ def test_alike_groups_give_the_larger_type_to_the_first_name() -> None:
     assert choose(dict.fromkeys(("b", "c", "a"), options), 40).picks == {"a": "Q8_0", "b": "Q4_0", "c": "Q4_0"}
 
 
+def test_costs_next_to_nothing_are_compared_all_the_same() -> None:
+    tiny = 5e-324
+    groups = {"a": [Option("x", 1, 0.0)], "b": [Option("x", 1, tiny), Option("y", 2, 0.0)], "c": [Option("x", 1, 1.0)]}
+    assert choose(groups, 3).picks == {"a": "x", "b": "x", "c": "x"}
+    assert choose(groups, 4).picks["b"] == "y"
+
+
 def test_equal_options_go_to_the_first_name() -> None:
     assert choose({"g": [Option("Q5_0", 10, 1.0), Option("Q4_1", 10, 1.0)]}, 50).picks == {"g": "Q4_1"}
 

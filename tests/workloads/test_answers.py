@@ -7,7 +7,7 @@ import math
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fewbits.workloads.text import answers
@@ -86,6 +86,7 @@ class TestPlainText:
         assert answers.plain_text(text) == text
 
     @given(st.text(max_size=80))
+    @example("0\x1f.")
     def test_idempotent(self, text: str) -> None:
         assert answers.plain_text(answers.plain_text(text)) == answers.plain_text(text)
 

@@ -207,13 +207,15 @@ def _solved(costs: Floats, sizes: Bytes, budget_bytes: int, known: Picks) -> Pic
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import csr_array
 
+    with np.errstate(over="ignore"):  # next to a subnormal cost; an option dearer than the known choice can never improve it
+        objective = np.minimum(costs[groups, places] / known_cost, 2.0) * _OBJECTIVE_SCALE
     variables = len(groups)
     one_each = csr_array((np.ones(variables), (groups, np.arange(variables))), shape=(len(costs), variables))
     spare = budget_bytes - int((sizes - extra).max(axis=1).sum())
     room = LinearConstraint((extra[groups, places] // step)[None, :].astype(float), -np.inf, spare // step + 0.5)
     with native_stdout_to_stderr():  # some builds of HiGHS print a line about themselves
         result = milp(
-            costs[groups, places] * (_OBJECTIVE_SCALE / known_cost),
+            objective,
             integrality=np.ones(variables),
             bounds=Bounds(0, 1),
             constraints=[LinearConstraint(one_each, 1, 1), room],

@@ -80,7 +80,7 @@ def plain_text(text: str) -> str:
     previous = None
     while stripped != previous:
         previous = stripped
-        stripped = stripped.strip(_WRAPPING).rstrip(".")
+        stripped = stripped.strip().strip(_WRAPPING).rstrip(".")
     return stripped
 
 
