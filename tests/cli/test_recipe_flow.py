@@ -338,6 +338,13 @@ class TestDryRun:
         with pytest.raises(SpecError, match="too small"):
             dry_run_recipe(dataclasses.replace(request_, like=(), budgets=("1bpw",)), fake_tools(tmp_path, Truth()))
 
+    def test_a_file_that_is_no_importance_matrix_is_refused_there_too(self, request_: RecipeRequest, tmp_path: Path) -> None:
+        pytest.importorskip("libgguf")
+        other = tmp_path / "notes.txt"
+        other.write_text("not a matrix")
+        with pytest.raises(SpecError, match="no importance matrix"):
+            dry_run_recipe(dataclasses.replace(request_, imatrix=other), fake_tools(tmp_path, Truth()))
+
 
 class TestLayout:
     @pytest.mark.parametrize("bands", [0, 1, 2])

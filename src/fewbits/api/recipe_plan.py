@@ -31,6 +31,7 @@ from fewbits.core.codec import decode, encode_pretty, storable, to_builtins
 from fewbits.core.errors import SpecError, StoreError
 from fewbits.core.files import atomic_write, sha256_file
 from fewbits.quantizers.llamacpp.grains import GrainCache
+from fewbits.quantizers.llamacpp.importance import read_imatrix
 from fewbits.quantizers.llamacpp.off_grid import source_grids
 from fewbits.quantizers.llamacpp.recipe_build import build_recipe
 from fewbits.quantizers.llamacpp.tensor_types import (
@@ -326,6 +327,8 @@ def dry_run_recipe(request: RecipeRequest, tools: RecipeTools | None = None) -> 
     tools = tools or real_tools(request)
     source = tools.quantizer.locate(request.model)
     file = source_file(source)
+    if request.imatrix is not None:
+        read_imatrix(request.imatrix, file)
     types = request.types or DEFAULT_TYPES
     on_grid = source_grids(file, types) if request.off_grid_seed is None else {}
     excluded = on_grid if request.source_grid is SourceGrid.EXCLUDE else {}
