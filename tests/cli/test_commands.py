@@ -226,7 +226,13 @@ class TestEngineAndModels:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_polite_end_keeps_the_journal_whole(number: signal.Signals, sweep_words: list[str], tmp_path: Path) -> None:
-    child = subprocess.Popen([sys.executable, "-m", "fewbits", "sweep", *sweep_words], stderr=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [sys.executable, "-m", "fewbits", "sweep", *sweep_words],
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell starts its background jobs with SIGINT ignored, and this suite may be one
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert child.stderr is not None
     lines = []
     for line in child.stderr:
