@@ -16,7 +16,7 @@ from fewbits.api.sweeps import prepare_sweep, run_sweep
 from fewbits.core.codec import digest, encode_canonical
 from fewbits.core.errors import BackendError, PrerequisiteError, ProtocolError, StoreError
 from fewbits.core.files import atomic_write
-from fewbits.quantizers.llamacpp.gguf_file import GgufFile
+from fewbits.quantizers.llamacpp.gguf_file import GgufFile, describe_file
 from fewbits.records.divergence import (
     DivergenceKind,
     DivergencePolicy,
@@ -28,13 +28,11 @@ from fewbits.records.divergence import (
 from fewbits.records.plan import Controls
 from fewbits.records.recipe import HeldOut, TaskComparison
 from fewbits.records.summary import VerdictDetail
-from fewbits.records.variant import Artifact, Variant
-from fewbits.runtimes.base import DivergenceJob, DivergenceMeter, DivergenceUnavailableError
+from fewbits.records.variant import Variant
+from fewbits.runtimes.base import TEACHER_FILE, DivergenceJob, DivergenceMeter, DivergenceUnavailableError
 from fewbits.store.blobs import BlobCache
 from fewbits.sweep.progress import SweepObserver
 
-TEACHER_FILE = "teacher.npz"
-"""Name that a sweep's divergence has for it too: both find what the other made."""
 _RESULT_FILE = "held_out.json"
 _RESULT_SCHEMA = "fewbits.held-out.v1"
 _SECONDS_PER_WINDOW = 300.0
@@ -64,21 +62,7 @@ class ProofFile:
 
 def variant_of(file: GgufFile, sha256: str) -> Variant:
     """Describe a GGUF file as a variant."""
-    artifact = Artifact(
-        model_id=file.path.name,
-        scheme=file.dominant_type,
-        sha256=sha256,
-        bytes=file.bytes,
-        weights=file.weights,
-        bits_per_weight=file.bits_per_weight,
-        census=file.census,
-        source_sha256=sha256,
-        source_scheme=file.dominant_type,
-        built=False,
-        architecture=file.architecture,
-        parameters=file.parameters,
-    )
-    return Variant(artifact=artifact, path=file.path)
+    return describe_file(file, sha256, file.path.name, file.dominant_type)
 
 
 def divergence_job(text: tuple[EvaluationText, str], *, windows: int, window_tokens: int, controls: Controls) -> DivergenceJob:

@@ -98,6 +98,10 @@ class ReportsLogProbabilities(Protocol):
         """
 
 
+TEACHER_FILE = "teacher.npz"
+"""Name of the file that holds a reference's distributions: one name, so that everybody finds what another made."""
+
+
 class DivergenceUnavailableError(FewbitsError):
     """Divergence cannot be measured: a value for the sweep (a row with this reason), an exception only inside meters."""
 

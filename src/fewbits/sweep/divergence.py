@@ -24,7 +24,7 @@ from fewbits.records.divergence import (
 )
 from fewbits.records.plan import Plan
 from fewbits.records.variant import IMATRIX_DATASET, Variant
-from fewbits.runtimes.base import Comparison, DivergenceJob, DivergenceMeter, DivergenceUnavailableError, Instrument
+from fewbits.runtimes.base import TEACHER_FILE, Comparison, DivergenceJob, DivergenceMeter, DivergenceUnavailableError, Instrument
 from fewbits.runtimes.registry import create_divergence_meter
 from fewbits.store.blobs import BlobCache
 from fewbits.store.journal import JournalWriter, read_journal
@@ -33,7 +33,6 @@ from fewbits.sweep.pool import VariantKey
 from fewbits.sweep.progress import SweepObserver
 from fewbits.workloads.text.evaluation import open_evaluation_text
 
-_TEACHER_FILE = "teacher.npz"
 _DETAIL_LIMIT = 2000
 _WORTH_ANOTHER_TRY = frozenset({DivergenceReason.NO_ENGINE, DivergenceReason.ENGINE_FAILED})
 """What the user may have mended since; every other reason would come out the same."""
@@ -209,10 +208,10 @@ def _teacher(bench: _Bench, meter: DivergenceMeter, cell: _Cell) -> Iterator[Pat
 
     key = meter.teacher_key(reference, bench.job)
     if key is not None:
-        yield bench.blobs.get_or_make(key, _TEACHER_FILE, read, bench.observer.notice)
+        yield bench.blobs.get_or_make(key, TEACHER_FILE, read, bench.observer.notice)
         return
     with tempfile.TemporaryDirectory(prefix="fewbits-teacher-") as folder:
-        path = Path(folder) / _TEACHER_FILE
+        path = Path(folder) / TEACHER_FILE
         read(path)
         yield path
 

@@ -12,7 +12,7 @@ from fewbits.core.errors import SpecError
 from fewbits.core.units import format_bytes
 from fewbits.quantizers.llamacpp.gguf_scan import MAGIC, GgufHeader, GgufTensor, MalformedGgufError, SkippedArray, scan_header
 from fewbits.records.schemes import Scheme, scheme_for_ftype
-from fewbits.records.variant import IMATRIX_DATASET, TensorTypeCount
+from fewbits.records.variant import IMATRIX_DATASET, Artifact, TensorTypeCount, Variant
 
 # written by llama-quantize. Source: llama.cpp, tools/quantize/quantize.cpp
 _IMATRIX_DATASET_KEY = "quantize.imatrix.dataset"
@@ -170,6 +170,25 @@ def read_gguf(path: Path, where: str | None = None) -> GgufFile:
         message = f"{path.name} is truncated: its tensors need {expected} bytes, the file has {size}"
         raise SpecError.single(place, message, f"{format_bytes(expected - size)} are missing; download or copy it again")
     return GgufFile(path=path, bytes=size, header=header)
+
+
+def describe_file(file: GgufFile, sha256: str, model_id: str, scheme: str) -> Variant:
+    """Describe a file that is there already as a variant: measured from the file itself, built by nobody here."""
+    artifact = Artifact(
+        model_id=model_id,
+        scheme=scheme,
+        sha256=sha256,
+        bytes=file.bytes,
+        weights=file.weights,
+        bits_per_weight=file.bits_per_weight,
+        census=file.census,
+        source_sha256=sha256,
+        source_scheme=file.dominant_type,
+        built=False,
+        architecture=file.architecture,
+        parameters=file.parameters,
+    )
+    return Variant(artifact=artifact, path=file.path)
 
 
 def _regular_file_size(path: Path, place: str) -> int:

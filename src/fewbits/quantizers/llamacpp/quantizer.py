@@ -17,7 +17,7 @@ from fewbits.core.errors import BackendError, SpecError, StoreError
 from fewbits.core.units import format_bytes
 from fewbits.quantizers.base import ArtifactStore, Progress
 from fewbits.quantizers.llamacpp.engine import recipe_line, run_quantize, select_quantize_tool
-from fewbits.quantizers.llamacpp.gguf_file import GgufFile, read_gguf
+from fewbits.quantizers.llamacpp.gguf_file import GgufFile, describe_file, read_gguf
 from fewbits.quantizers.llamacpp.grains import GRAIN_FOLDER, GrainCache, require_libgguf
 from fewbits.quantizers.llamacpp.ladder import (
     estimate_file_bytes,
@@ -351,21 +351,8 @@ def _artifact(step: _Step, made: GgufFile, line: str, tool: EngineTool, warnings
 
 
 def _own_file(source: ModelSource, file: GgufFile, sha256: str, scheme: Scheme) -> Variant:
-    artifact = Artifact(
-        model_id=source.model_id,
-        scheme=scheme.tag,
-        sha256=sha256,
-        bytes=file.bytes,
-        weights=file.weights,
-        bits_per_weight=file.bits_per_weight,
-        census=file.census,
-        source_sha256=sha256,
-        source_scheme=file.dominant_type,
-        built=False,
-        architecture=file.architecture,
-        parameters=file.parameters,
-        warnings=warnings_for(file, file, scheme),
-    )
+    variant = describe_file(file, sha256, source.model_id, scheme.tag)
+    artifact = msgspec.structs.replace(variant.artifact, warnings=warnings_for(file, file, scheme))
     return Variant(artifact=artifact, path=file.path)
 
 
