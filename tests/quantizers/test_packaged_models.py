@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import shutil
 import subprocess
+import tarfile
 import threading
 import zipfile
 from collections.abc import Sequence
@@ -160,9 +162,56 @@ def test_the_download_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert words[-5:] == ("--only-binary", ":all:", "--dest", str(tmp_path), "x==1")
 
 
+@pytest.fixture(params=["as it is", "as before 3.11.4"])
+def unpacking_python(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unpack with and without Python's own filter: Debian 12's Python has none."""
+    if request.param != "as it is":
+        monkeypatch.delattr(tarfile, "data_filter", raising=False)
+
+
+@pytest.mark.usefixtures("unpacking_python")
+def test_source_archives_are_unpacked_whole(tmp_path: Path) -> None:
+    tree = tmp_path / "source"
+    (tree / "tools").mkdir(parents=True)
+    (tree / "tools" / "run.sh").write_text("#!/bin/sh\n")
+    (tree / "tools" / "run.sh").chmod(0o755)
+    (tree / "link.sh").symlink_to("tools/run.sh")
+    archive = tmp_path / "good.tar.gz"
+    subprocess.run(["tar", "-C", tmp_path, "-czf", archive, "source"], check=True)
+    packages.unpack_sdist(archive, tmp_path / "inside")
+    script = tmp_path / "inside" / "source" / "link.sh"
+    assert script.read_text() == "#!/bin/sh\n"
+    assert os.access(script, os.X_OK)
+
+
+@pytest.mark.usefixtures("unpacking_python")
 def test_source_archives_cannot_write_outside(tmp_path: Path) -> None:
-    (tmp_path / "evil").write_bytes(b"")
     archive = tmp_path / "evil.tar.gz"
-    subprocess.run(["tar", "-C", tmp_path, "-czPf", archive, "--transform=s,evil,../../evil,", "evil"], check=True)
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.addfile(tarfile.TarInfo("../../evil"))
+    inside = tmp_path / "a" / "inside"
+    inside.mkdir(parents=True)
     with pytest.raises(StoreError, match="cannot unpack"):
-        packages.unpack_sdist(archive, Path(tmp_path / "inside"))
+        packages.unpack_sdist(archive, inside)
+    assert not (tmp_path / "evil").exists()
+
+
+@pytest.mark.usefixtures("unpacking_python")
+def test_absolute_names_in_source_archives_land_inside(tmp_path: Path) -> None:
+    archive = tmp_path / "absolute.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.addfile(tarfile.TarInfo("/fewbits-test/absolute"))
+    packages.unpack_sdist(archive, tmp_path / "inside")
+    assert (tmp_path / "inside" / "fewbits-test" / "absolute").exists()
+
+
+@pytest.mark.usefixtures("unpacking_python")
+@pytest.mark.parametrize("target", ["/etc/passwd", "../../outside"])
+def test_source_archives_cannot_link_outside(tmp_path: Path, target: str) -> None:
+    archive = tmp_path / "evil.tar.gz"
+    link = tarfile.TarInfo("link")
+    link.type, link.linkname = tarfile.SYMTYPE, target
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.addfile(link)
+    with pytest.raises(StoreError, match="cannot unpack"):
+        packages.unpack_sdist(archive, tmp_path / "inside")

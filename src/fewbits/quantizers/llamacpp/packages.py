@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import sys
@@ -81,7 +82,29 @@ def unpack_sdist(archive: Path, folder: Path) -> None:
     """Unpack a source archive; members that would land outside `folder` are refused. Raises `StoreError`."""
     try:
         with tarfile.open(archive) as tar:
-            tar.extractall(folder, filter="data")
+            if hasattr(tarfile, "data_filter"):
+                tar.extractall(folder, filter="data")
+            else:
+                _extract_checked(tar, folder.resolve())
     except (OSError, tarfile.TarError) as error:
         msg = f"cannot unpack {archive.name} into {folder}: {error}"
         raise StoreError(msg) from error
+
+
+def _extract_checked(tar: tarfile.TarFile, root: Path) -> None:
+    """Do by hand what `filter="data"` does, which Python has since 3.11.4 only (Debian 12 ships 3.11.2)."""
+    for member in tar:
+        member.name = member.name.lstrip("/")
+        target = (root / member.name).resolve()
+        inside = target.is_relative_to(root)
+        if member.issym() or member.islnk():
+            base = target.parent if member.issym() else root
+            inside = inside and (base / member.linkname).resolve().is_relative_to(root)
+        elif not (member.isreg() or member.isdir()):
+            inside = False
+        if not inside:
+            msg = f"{member.name!r} is a device, or would land outside the destination"
+            raise tarfile.TarError(msg)
+        member.uid, member.gid, member.uname, member.gname = os.getuid(), os.getgid(), "", ""
+        member.mode = 0o755 if member.isdir() else member.mode & 0o755 | 0o600
+        tar.extract(member, root)
