@@ -9,10 +9,10 @@ LIGHT  := $(VENV)/.installed-light
 
 install: $(STAMP)
 
-# all that the tests need: PyTorch and ModelOpt too
+# all that the tests need: PyTorch, ModelOpt and Brevitas too
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[llamacpp,banks,sensitivity,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[llamacpp,banks,sensitivity,detection,dev]'
 	touch $(STAMP) $(LIGHT)
 
 # what GGUF models need, no more

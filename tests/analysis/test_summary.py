@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fewbits.core.codec import encode_canonical, encode_pretty
 from fewbits.core.errors import IdentityError, StoreError
-from fewbits.records.base import PollutionReason, RunQuality, TokenStatus, TrialStatus
+from fewbits.records.base import PollutionReason, RunQuality, TokenStatus, TrialStatus, Unavailable
 from fewbits.records.plan import EffectiveControls, Plan
 from fewbits.records.summary import FrontierReason, InvalidReason, QuantRow, Session, SweepSummary
 from fewbits.records.trial import TrialView
@@ -363,3 +363,25 @@ def test_canary_rows_are_not_matrix_rows(trial: Make, make_plan: MakePlan, make_
 def test_distinct_controls_show(trial: Make, make_plan: MakePlan, make_summary: Summarise) -> None:
     rows = [trial("F16", "t0"), trial("F16", "t1", controls_effective=EffectiveControls(threads=1))]
     assert make_summary(make_plan(("F16",), ("t0", "t1")), rows).controls_effective["threads"] == [1, 2]
+
+
+def test_rows_of_work_without_tokens_are_complete_and_say_why_rates_are_missing(
+    make_plan: Callable[..., Plan], trial: Callable[..., TrialView], make_summary: Callable[..., SweepSummary]
+) -> None:
+    image: dict[str, Any] = {
+        "token_status": TokenStatus.NO_TOKENS,
+        "prompt_tokens": None,
+        "output_tokens": None,
+        "cached_prompt_tokens": None,
+        "prefill_seconds": None,
+        "decode_seconds": None,
+    }
+    plan = make_plan(("F16", "Q8_0"), ("t1", "t2"))
+    rows = [trial(quant, task, **image) for quant in ("F16", "Q8_0") for task in ("t1", "t2")]
+    row = make_summary(plan, rows).sessions[0].per_quant[0]
+    assert row.token_metrics_status is TokenStatus.NO_TOKENS
+    assert row.missing_telemetry_rate == 0
+    assert row.valid
+    assert row.prefill_seconds is None
+    assert row.unavailable["prefill_seconds"] == row.unavailable["generation_tokens_per_second"] == Unavailable.NO_TOKENS
+    assert row.internal_model_seconds == 0.4

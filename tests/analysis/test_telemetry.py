@@ -177,3 +177,16 @@ def test_a_single_token_has_no_decode_rate() -> None:
     found = derive(reply(output_tokens=1, decode_steps=0, predicted_ms=0.002))
     assert found.token_metrics.generation_tokens_per_second is None
     assert found.unavailable["token_metrics.generation_tokens_per_second"] == "NO_DECODE_STEP"
+
+
+def test_work_without_tokens_has_a_time_inside_the_model_and_misses_nothing() -> None:
+    image = {"prompt_tokens": None, "output_tokens": None, "cached_prompt_tokens": None, "prompt_ms": None, "has_tokens": False}
+    found = derive(reply(**image, streamed=False, first_output_seconds=None, predicted_ms=400.0))
+    assert found.token_metrics.status is TokenStatus.NO_TOKENS
+    assert found.internal_model_seconds == pytest.approx(0.4)
+    assert found.orchestration_overhead_ratio == pytest.approx(0.2)
+    assert found.prefill_seconds is None
+    assert found.unavailable["prefill_seconds"] == found.unavailable["token_metrics.output_tokens"] == Unavailable.NO_TOKENS
+    silent = derive(reply(**image, predicted_ms=None))
+    assert silent.token_metrics.status is TokenStatus.TIMING_UNAVAILABLE
+    assert silent.unavailable["internal_model_seconds"] == Unavailable.NOT_REPORTED

@@ -22,9 +22,10 @@ from fewbits.records.task import (
     RegexCheck,
     Task,
 )
+from fewbits.workloads.score import score_trial
 from fewbits.workloads.text import checks, deadline
 from fewbits.workloads.text.checks import run_checks
-from fewbits.workloads.text.score import adherence_score, code_density, score_trial
+from fewbits.workloads.text.score import adherence_score, code_density
 
 
 def task_with(*wanted: Check) -> Task:

@@ -8,9 +8,9 @@ from benchmarks.task_bank.short import make
 
 from fewbits.records.base import Bucket, TrialStatus
 from fewbits.records.task import Task
+from fewbits.workloads.score import score_trial
 from fewbits.workloads.text.bank import load_bank, task_problems
 from fewbits.workloads.text.sandbox import needs_sandbox
-from fewbits.workloads.text.score import score_trial
 
 SHORT = make.BANK
 BANK = Path(__file__).resolve().parents[2] / "benchmarks" / "task_bank" / "v2_realworld" / "tasks.json"

@@ -11,7 +11,7 @@ import numpy as np
 from fewbits.analysis.attempts import is_disturbed
 from fewbits.analysis.statistics import rounded
 from fewbits.analysis.wording import count, listed, percent
-from fewbits.records.base import PollutionReason, TokenStatus, TrialStatus
+from fewbits.records.base import COMPLETE_TELEMETRY, PollutionReason, TrialStatus
 from fewbits.records.plan import CanaryPolicy
 from fewbits.records.summary import CanaryBlock, CanaryReason
 from fewbits.records.trial import TrialView
@@ -105,7 +105,7 @@ def _gather(trials: Sequence[TrialView], policy: CanaryPolicy) -> _Evidence:
     ordered = sorted(trials, key=lambda trial: (trial.index, trial.repetition, trial.attempt))
     kept = tuple(trial for trial in ordered if not is_disturbed(trial))
     replied = [trial for trial in kept if trial.status in {TrialStatus.OK, TrialStatus.EMPTY}]
-    missing = sum(trial.telemetry.token_metrics.status is not TokenStatus.OK for trial in replied)
+    missing = sum(trial.telemetry.token_metrics.status not in COMPLETE_TELEMETRY for trial in replied)
     timed = [
         trial.telemetry.internal_model_seconds
         for trial in kept[1 if policy.drop_first_run else 0 :]

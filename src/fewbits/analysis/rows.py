@@ -240,6 +240,8 @@ _OF_TIMED_TRIALS = {
     "peak_memory_gpu_bytes": Unavailable.NO_SENSOR,
 }
 
+_OF_TOKENS = frozenset({"prefill_seconds", "decode_seconds", "prompt_tokens_per_second", "generation_tokens_per_second"})
+
 
 def _why_missing(name: str, group: Group, timed: Mask) -> str:
     """Say why a field of the row is `null`."""
@@ -251,9 +253,17 @@ def _why_missing(name: str, group: Group, timed: Mask) -> str:
         return str(_OF_SCORES[name])
     if not timed.any():
         return str(Unavailable.NO_CLEAN_TRIALS if group.ok.any() else Unavailable.TRIAL_FAILED)
-    if name.endswith("_per_second"):
-        return str(Unavailable.ZERO_DENOMINATOR if (timed & group.token_ok).any() else Unavailable.TOKEN_STATUS_NOT_OK)
+    if name in _OF_TOKENS:
+        return str(_why_no_tokens(name, group, timed))
     return str(_OF_TIMED_TRIALS.get(name, Unavailable.NOT_REPORTED))
+
+
+def _why_no_tokens(name: str, group: Group, timed: Mask) -> Unavailable:
+    if set(compress(group.values("telemetry.token_metrics.status"), group.replied)) == {TokenStatus.NO_TOKENS}:
+        return Unavailable.NO_TOKENS
+    if not name.endswith("_per_second"):
+        return Unavailable.NOT_REPORTED
+    return Unavailable.ZERO_DENOMINATOR if (timed & group.token_ok).any() else Unavailable.TOKEN_STATUS_NOT_OK
 
 
 def _shared_sha(group: Group) -> str | None:
@@ -293,7 +303,7 @@ def _by_bucket(group: Group, task_scores: Mapping[str, float]) -> tuple[BucketSc
 
 def missing_telemetry(group: Group) -> tuple[int, int]:
     """Return (replies without counts or timings, replies). A trial that failed before its reply is a failure, not a gap."""
-    return int((group.replied & ~group.token_ok).sum()), int(group.replied.sum())
+    return int((group.replied & ~group.telemetry_complete).sum()), int(group.replied.sum())
 
 
 def _quality(source: RowInput) -> dict[str, Any]:
@@ -308,7 +318,8 @@ def _quality(source: RowInput) -> dict[str, Any]:
         polluted_run_rate=polluted_rate, missing_telemetry_rate=missing_rate, trial_reasons=reasons, policy=source.policy
     )
     statuses = set(compress(group.values("telemetry.token_metrics.status"), group.replied))
-    worst = next((status for status in _WORST_FIRST if status in statuses), TokenStatus.OK)
+    complete = TokenStatus.NO_TOKENS if statuses == {TokenStatus.NO_TOKENS} else TokenStatus.OK
+    worst = next((status for status in _WORST_FIRST if status in statuses), complete)
     return {
         "token_metrics_status": worst if replies else TokenStatus.TOKEN_AND_TIMING_UNAVAILABLE,
         "missing_telemetry_rate": rounded(missing_rate),

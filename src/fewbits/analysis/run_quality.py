@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fewbits.records.base import PollutionReason, RunQuality, TokenStatus, Unavailable
+from fewbits.records.base import COMPLETE_TELEMETRY, PollutionReason, RunQuality, Unavailable
 from fewbits.records.plan import Controls, EffectiveControls, QualityPolicy
 from fewbits.records.trial import EnvironmentDelta, EnvironmentSample, Telemetry
 from fewbits.spec.affinity import parse_cores
@@ -102,7 +102,7 @@ def judge_trial(
 ) -> tuple[RunQuality, tuple[PollutionReason, ...]]:
     """Return CLEAN or POLLUTED with every reason, sorted. `requested` has its thread count resolved; `delta` may be absent."""
     reasons = set(_disturbances(delta, policy)) if delta is not None else set()
-    if telemetry.token_metrics.status is not TokenStatus.OK and not _failed_before_reply(telemetry):
+    if telemetry.token_metrics.status not in COMPLETE_TELEMETRY and not _failed_before_reply(telemetry):
         reasons.add(PollutionReason.MISSING_TOKEN_TIMINGS)
     if controls_not_applied(requested, effective):
         reasons.add(PollutionReason.CONTROLS_NOT_APPLIED)

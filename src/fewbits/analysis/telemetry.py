@@ -132,17 +132,7 @@ def _failed(wall_seconds: float | None, reasons: dict[str, str]) -> tuple[dict[s
     times["total_latency"] = wall_seconds
     reasons.update({name: str(Unavailable.TRIAL_FAILED) for name, value in times.items() if value is None})
     reasons.update({_TOKEN_PREFIX + name: str(Unavailable.TRIAL_FAILED) for name in _TOKEN_FIELDS})
-    tokens = TokenMetrics(
-        status=TokenStatus.TOKEN_AND_TIMING_UNAVAILABLE,
-        prompt_tokens=None,
-        output_tokens=None,
-        total_tokens=None,
-        cached_prompt_tokens=None,
-        decode_steps=None,
-        prompt_tokens_per_second=None,
-        generation_tokens_per_second=None,
-    )
-    return times, tokens
+    return times, _empty_tokens(TokenStatus.TOKEN_AND_TIMING_UNAVAILABLE, None)
 
 
 def _succeeded(reply: RawReply, reasons: dict[str, str]) -> tuple[dict[str, float | None], TokenMetrics]:
@@ -150,18 +140,49 @@ def _succeeded(reply: RawReply, reasons: dict[str, str]) -> tuple[dict[str, floa
     prefill_ms, decode_ms = reported_amount(reply.prompt_ms), reported_amount(reply.predicted_ms)
     # divided before they are added: two finite times must not overflow to infinity
     internal = None if prefill_ms is None or decode_ms is None else prefill_ms / 1000 + decode_ms / 1000
+    if not reply.has_tokens and decode_ms is not None:
+        internal = decode_ms / 1000
     overhead, why_overhead = overhead_ratio(wall, internal)
     measured = {
         "total_latency": _Measured(wall),
         "time_to_first_token_seconds": _first_token(reply),
-        "prefill_seconds": _Measured(None if prefill_ms is None else prefill_ms / 1000),
-        "decode_seconds": _Measured(None if decode_ms is None else decode_ms / 1000),
+        "prefill_seconds": _phase(reply, prefill_ms),
+        "decode_seconds": _phase(reply, decode_ms),
         "internal_model_seconds": _Measured(internal),
         "orchestration_overhead_ratio": _Measured(overhead, why_overhead),
     }
     reasons.update({name: str(item.reason) for name, item in measured.items() if item.value is None})
-    tokens = _tokens(reply, prefill_ms, decode_ms, reasons)
+    tokens = _tokens(reply, prefill_ms, decode_ms, reasons) if reply.has_tokens else _no_tokens(reply, internal, reasons)
     return {name: item.value for name, item in measured.items()}, tokens
+
+
+def _phase(reply: RawReply, milliseconds: float | None) -> _Measured:
+    """Prefill and decode are phases of making tokens: work without tokens has neither."""
+    if not reply.has_tokens:
+        return _Measured(None, Unavailable.NO_TOKENS)
+    return _Measured(None if milliseconds is None else milliseconds / 1000)
+
+
+def _no_tokens(reply: RawReply, internal: float | None, reasons: dict[str, str]) -> TokenMetrics:
+    status = TokenStatus.TIMING_UNAVAILABLE if internal is None else TokenStatus.NO_TOKENS
+    metrics = _empty_tokens(status, reply)
+    reasons.update({_TOKEN_PREFIX + name: str(Unavailable.NO_TOKENS) for name in _TOKEN_FIELDS if getattr(metrics, name) is None})
+    return metrics
+
+
+def _empty_tokens(status: TokenStatus, reply: RawReply | None) -> TokenMetrics:
+    return TokenMetrics(
+        status=status,
+        prompt_tokens=None,
+        output_tokens=None,
+        total_tokens=None,
+        cached_prompt_tokens=None,
+        decode_steps=None,
+        prompt_tokens_per_second=None,
+        generation_tokens_per_second=None,
+        raw_usage=reply.raw_usage if reply else None,
+        raw_timings=reply.raw_timings if reply else None,
+    )
 
 
 def _first_token(reply: RawReply) -> _Measured:

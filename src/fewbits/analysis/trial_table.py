@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from fewbits.analysis.attempts import counted
 from fewbits.core.errors import StoreError
-from fewbits.records.base import RunQuality, TokenStatus, TrialStatus
+from fewbits.records.base import COMPLETE_TELEMETRY, RunQuality, TokenStatus, TrialStatus
 from fewbits.records.plan import Plan
 from fewbits.records.trial import TrialView
 
@@ -69,6 +69,12 @@ class Group:
     def token_ok(self) -> Mask:
         """Trials with token counts and timings."""
         return np.array([status is TokenStatus.OK for status in self.values("telemetry.token_metrics.status")], dtype=np.bool_)
+
+    @cached_property
+    def telemetry_complete(self) -> Mask:
+        """Trials whose runtime told everything that their kind of work has to tell."""
+        statuses = self.values("telemetry.token_metrics.status")
+        return np.array([status in COMPLETE_TELEMETRY for status in statuses], dtype=np.bool_)
 
     @cached_property
     def timed_places(self) -> dict[tuple[int, str, int], int]:

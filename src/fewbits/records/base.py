@@ -29,6 +29,12 @@ class TokenStatus(StrEnum):
     TOKEN_COUNT_UNAVAILABLE = "TOKEN_COUNT_UNAVAILABLE"  # noqa: S105 - a status, not a password
     TIMING_UNAVAILABLE = "TIMING_UNAVAILABLE"
     TOKEN_AND_TIMING_UNAVAILABLE = "TOKEN_AND_TIMING_UNAVAILABLE"  # noqa: S105
+    NO_TOKENS = "NO_TOKENS"
+    """The work has no tokens (a detector's image), and the engine reported its time: nothing is missing."""
+
+
+COMPLETE_TELEMETRY = frozenset({TokenStatus.OK, TokenStatus.NO_TOKENS})
+"""Statuses of replies that told everything their kind of work has to tell."""
 
 
 class RunQuality(StrEnum):
@@ -73,6 +79,8 @@ class Unavailable(StrEnum):
     """Nothing was generated, so the quantity does not exist."""
     ZERO_DENOMINATOR = "ZERO_DENOMINATOR"
     TOKEN_STATUS_NOT_OK = "TOKEN_STATUS_NOT_OK"  # noqa: S105
+    NO_TOKENS = "NO_TOKENS"
+    """This kind of work has no tokens, so the quantity does not exist."""
     NO_SENSOR = "NO_SENSOR"
     REMOTE_PROCESS = "REMOTE_PROCESS"
     """The process that holds the weights is not on this machine, or not ours to read."""
@@ -109,12 +117,14 @@ class Unavailable(StrEnum):
 
 
 class Bucket(StrEnum):
-    """What a text task exercises."""
+    """What a task exercises."""
 
     LOGIC = "logic"
     REFACTOR = "refactor"
     STRUCTURED_OUTPUT = "structured_output"
     EXTRACTION = "extraction"
+    DETECTION = "detection"
+    """Find the objects of one image: no text, but one seam with it."""
 
 
 class ExecutionLane(StrEnum):

@@ -8,6 +8,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from fewbits.records.base import Bucket, ExecutionLane, Rate, Record, VramProfile
+from fewbits.records.detection import DetectionSettings
 from fewbits.records.divergence import DivergencePolicy, EvaluationText
 from fewbits.records.variant import ModelSource
 
@@ -208,6 +209,8 @@ class SweepSpec(Record, frozen=True, kw_only=True):
     summary_out: str
     script: str | None = None
     """For the scripted runtime: the file that holds its replies."""
+    detection: DetectionSettings | None = None
+    """For sweeps over detectors; `None` for text."""
     description: str = ""
     """Free text of the preset, shown in the dry run; no part of the plan digest."""
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from fewbits.records.base import Record
+from fewbits.records.detection import ImageRequest
 
 
 class RuntimeCapabilities(Record, frozen=True, kw_only=True):
@@ -28,6 +29,8 @@ class RuntimeCapabilities(Record, frozen=True, kw_only=True):
     constrained_json: bool
     log_probabilities: bool
     """Shows what it held likely but did not choose (all logits of a file, a server's top tokens): divergence can be measured."""
+    images: bool = False
+    """Takes an image and reports detections: there are no tokens, only times."""
 
 
 class GenerateRequest(Record, frozen=True, kw_only=True):
@@ -39,3 +42,5 @@ class GenerateRequest(Record, frozen=True, kw_only=True):
     temperature: float
     max_tokens: Annotated[int, Meta(ge=1)]
     json_schema: dict[str, Any] | None = None
+    image: ImageRequest | None = None
+    """What is shown; only runtimes with `images` take it."""

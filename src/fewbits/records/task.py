@@ -1,4 +1,4 @@
-"""Text tasks and their typed checks: the shape of a task bank file (published as JSON Schema beside it)."""
+"""Tasks and their typed checks: the shape of a task bank file (published as JSON Schema beside it)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from fewbits.records.base import Bucket, Record
+from fewbits.records.detection import ImageRequest, LabelledObject
 
 TaskId = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$", description="Unique in its bank; safe as a file name.")]
 Tier = Annotated[int, Meta(ge=1, le=6, description="1 = a 135M model may pass, 6 = hard for a 7B model.")]
@@ -86,6 +87,20 @@ class ReasoningGymCheck(Record, frozen=True, kw_only=True, tag="reasoning_gym", 
     minimum_score: Annotated[float, Meta(gt=0, le=1)] = 1.0
 
 
+class DetectionCheck(Record, frozen=True, kw_only=True, tag="detection", tag_field="kind"):
+    """The objects of one image are found: R-precision at each of the ten COCO overlaps.
+
+    Counts as ten checks per labelled object: of the R best detections (R: labelled objects, crowds left out), those that match
+    one. An image without objects is one check: no detection scores above `quiet_score`.
+    """
+
+    image_id: int
+    width: Annotated[int, Meta(ge=1)]
+    height: Annotated[int, Meta(ge=1)]
+    objects: tuple[LabelledObject, ...]
+    quiet_score: Annotated[float, Meta(gt=0, lt=1)] = 0.25
+
+
 Check = (
     ExactCheck
     | RegexCheck
@@ -95,6 +110,7 @@ Check = (
     | PythonExamplesCheck
     | PythonTestCheck
     | ReasoningGymCheck
+    | DetectionCheck
 )
 
 
@@ -113,6 +129,8 @@ class Task(Record, frozen=True, kw_only=True):
     reference_answer: str = ""
     wrong_answers: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
+    image: ImageRequest | None = None
+    """What the task shows beside its words; `None` for text tasks."""
 
 
 class TaskBank(Record, frozen=True, kw_only=True):
@@ -139,4 +157,7 @@ def task_digest(task: Task) -> str:
     """Return the identity of what a task asks and how it is scored (not of its id): sha256 hex digits."""
     from fewbits.core.codec import digest
 
-    return digest([task.prompt, task.system, task.max_tokens, [msgspec.to_builtins(check) for check in task.checks]])
+    parts: list[Any] = [task.prompt, task.system, task.max_tokens, [msgspec.to_builtins(check) for check in task.checks]]
+    if task.image is not None:
+        parts.append(task.image.sha256)
+    return digest(parts)

@@ -33,6 +33,8 @@ class RawReply(Record, frozen=True, kw_only=True):
     """Decode passes that `predicted_ms` covers. llama.cpp's clock starts when the first token is out of the prompt pass, so one
     less than its output tokens; `None` where the engine's clock covers every output token, or nobody knows."""
     retries: int = 0
+    has_tokens: bool = True
+    """False where the work has no tokens (an image for a detector): `predicted_ms` is then all the time inside the model."""
     raw_usage: dict[str, Any] | None = None
     raw_timings: dict[str, Any] | None = None
 

@@ -20,7 +20,8 @@ from fewbits.records.task import Task, task_digest
 from fewbits.records.trial import Environment, EnvironmentSample, RawReply, Trial, TrialView, VibeMetrics
 from fewbits.records.variant import Artifact
 from fewbits.sweep.pool import OpenModel
-from fewbits.workloads.text.score import code_density, score_trial
+from fewbits.workloads.score import score_trial
+from fewbits.workloads.text.score import code_density
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ def ask(model: OpenModel, task: Task, plan: Plan, instruments: Instruments) -> O
         seed=controls.seed,
         temperature=controls.temperature,
         max_tokens=min(task.max_tokens or controls.max_tokens, controls.max_tokens),
+        image=task.image,
     )
     status, failure, reply = TrialStatus.OK, "", None
     started_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")

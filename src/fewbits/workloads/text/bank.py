@@ -15,6 +15,7 @@ from fewbits.core.errors import Problem, SpecError
 from fewbits.core.files import atomic_write
 from fewbits.records.task import (
     Check,
+    DetectionCheck,
     JsonEqualsCheck,
     JsonSchemaCheck,
     PythonExamplesCheck,
@@ -104,6 +105,8 @@ def content_problems(bank: TaskBank) -> Iterator[Problem]:
     for index, task in enumerate(bank.tasks):
         if not task.prompt.strip():
             yield Problem(f"tasks[{index}].prompt", "the prompt is blank")
+        if task.image is not None:
+            yield Problem(f"tasks[{index}].image", "text tasks show no image", "detection tasks are made by `fewbits detect`")
         for number, check in enumerate(task.checks):
             yield from _check_problems(check, f"tasks[{index}].checks[{number}]")
 
@@ -127,6 +130,10 @@ def _check_problems(check: Check, path: str) -> Iterator[Problem]:
 
         if keyword.iskeyword(check.function):
             yield Problem(f"{path}.function", f"{check.function!r} is a keyword of Python")
+    elif isinstance(check, DetectionCheck):
+        yield Problem(
+            path, "no check of an answer in words", "detection tasks are made by `fewbits detect`, from labelled images"
+        )
 
 
 def _schema_problems(schema: dict[str, Any], path: str) -> Iterator[Problem]:

@@ -11,9 +11,11 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+from fewbits.records.detection import IOU_THRESHOLDS
 from fewbits.records.task import (
     Check,
     CheckResult,
+    DetectionCheck,
     ExactCheck,
     JsonEqualsCheck,
     JsonSchemaCheck,
@@ -40,8 +42,12 @@ def check_kind(check: Check) -> str:
 
 
 def check_count(check: Check) -> int:
-    """Return how many machine checks a check counts as: one, or one per Python example."""
-    return len(check.examples) if isinstance(check, PythonExamplesCheck) else 1
+    """Return how many machine checks a check counts as: one, one per Python example, ten per labelled object."""
+    if isinstance(check, PythonExamplesCheck):
+        return len(check.examples)
+    if isinstance(check, DetectionCheck):
+        return max(1, len(IOU_THRESHOLDS) * sum(not labelled.crowd for labelled in check.objects))
+    return 1
 
 
 def failed_results(task: Task, reason: str) -> tuple[CheckResult, ...]:

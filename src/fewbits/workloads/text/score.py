@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fewbits.records.base import TrialStatus
 from fewbits.records.task import CheckResult, PythonExamplesCheck, PythonTestCheck, Task
 from fewbits.workloads.text.answers import fenced_blocks
-from fewbits.workloads.text.checks import failed_results, run_checks
 
 
 def adherence_score(results: Sequence[CheckResult]) -> float | None:
@@ -16,19 +14,6 @@ def adherence_score(results: Sequence[CheckResult]) -> float | None:
     if total == 0:
         return None
     return sum(result.passed for result in results) / total
-
-
-def score_trial(task: Task, status: TrialStatus, answer: str) -> tuple[tuple[CheckResult, ...], float | None]:
-    """Score one trial: its check results and adherence (0..1, `None` only for a task without checks).
-
-    A trial that did not end `OK` fails every check and scores 0, whatever text it left behind. Raises
-    `PrerequisiteError` where a check needs something that this machine lacks.
-    """
-    if status is not TrialStatus.OK:
-        results = failed_results(task, f"the trial ended with status {status.value}")
-    else:
-        results = run_checks(task, answer)
-    return results, adherence_score(results)
 
 
 def code_density(answer: str, task: Task) -> float | None:
