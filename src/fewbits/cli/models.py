@@ -36,7 +36,8 @@ def _fetch(name: str, *, accept: bool) -> ExitCode:
 
 
 def _list(*, as_json: bool) -> ExitCode:
-    from fewbits.quantizers.llamacpp.models import PACKAGED_MODELS, find_fetched
+    from fewbits.quantizers.llamacpp.models import PACKAGED_MODELS
+    from fewbits.quantizers.packaged_files import find_fetched
     from fewbits.store.artifacts import ArtifactCache
 
     cache = ArtifactCache()

