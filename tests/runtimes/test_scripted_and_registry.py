@@ -17,9 +17,10 @@ from fewbits.core.errors import BackendError, PrerequisiteError, SpecError
 from fewbits.records.plan import Controls
 from fewbits.records.runtime import GenerateRequest
 from fewbits.records.variant import Variant
+from fewbits.runtimes import placement
 from fewbits.runtimes.capabilities import CAPABILITIES
-from fewbits.runtimes.llamacpp import placement
 from fewbits.runtimes.llamacpp.session import threads_from_log
+from fewbits.runtimes.onnx.runtime import DetectorOptions
 from fewbits.runtimes.registry import capabilities_of, create_runtime, default_ollama_url
 from fewbits.runtimes.scripted.runtime import ScriptedRuntime
 
@@ -146,7 +147,7 @@ class TestRegistry:
     def test_unknown_names_get_the_nearest(self) -> None:
         with pytest.raises(SpecError, match="did you mean llamacpp"):
             capabilities_of("llama.cpp")
-        with pytest.raises(SpecError, match="known: llamacpp, ollama, openai, scripted"):
+        with pytest.raises(SpecError, match="known: llamacpp, ollama, onnx, openai, scripted"):
             create_runtime("zzzz")
 
     @pytest.mark.parametrize(
@@ -165,6 +166,7 @@ class TestRegistry:
 
     def test_every_runtime_answers_to_its_row(self, write: Any) -> None:
         options: dict[str, dict[str, Any]] = {
+            "onnx": {"detector": DetectorOptions(image_folder=Path("images"), category_ids=(1,))},
             "openai": {"base_url": "http://127.0.0.1:1/v1"},
             "scripted": {"script": write({"default": {}})},
         }

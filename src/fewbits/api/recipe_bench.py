@@ -114,8 +114,8 @@ def real_tools(request: RecipeRequest) -> RecipeTools:
 
 @contextmanager
 def _open_prober(teacher: Path, request: RecipeRequest) -> Iterator[WindowProber]:
-    from fewbits.runtimes.llamacpp.placement import resolve_threads
     from fewbits.runtimes.llamacpp.probe import GgufProber
+    from fewbits.runtimes.placement import resolve_threads
 
     with GgufProber(
         teacher,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import select
 import selectors
 import signal
 import subprocess
@@ -249,3 +250,17 @@ def stop(process: subprocess.Popen[bytes], *, grace_seconds: float = 5.0) -> Non
         except subprocess.TimeoutExpired:
             kill_group(process)
     process.wait()
+
+
+def read_line(descriptor: int, deadline: float) -> bytes:
+    """Read one line; empty when the writer closed first. Raises `TimeoutError` at the deadline."""
+    data = b""
+    while b"\n" not in data:
+        remaining = deadline - time.monotonic()
+        if remaining <= 0 or not select.select([descriptor], [], [], remaining)[0]:
+            raise TimeoutError
+        piece = os.read(descriptor, 4096)
+        if not piece:
+            return b""
+        data += piece
+    return data

@@ -103,8 +103,8 @@ class Artifact(Record, frozen=True, kw_only=True):
 class ServedIdentity(Record, frozen=True, kw_only=True):
     """What the runtime says and shows that it serves, and how that was proved.
 
-    `proof` is one of `weights_inode` (the serving process maps the very file that was hashed), `model_path`,
-    `server_digest`, `reported_name` (weakest; the server can show no more).
+    `proof` is one of `weights_inode` (the serving process maps the very file that was hashed), `loaded_bytes` (it hashed what it
+    loaded), `model_path`, `server_digest`, `reported_name` (weakest; the server can show no more).
     """
 
     served_name: str

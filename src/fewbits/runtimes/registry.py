@@ -5,11 +5,15 @@ from __future__ import annotations
 import difflib
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fewbits.core.errors import Problem, SpecError
 from fewbits.records.runtime import RuntimeCapabilities
 from fewbits.runtimes.base import DivergenceMeter, Runtime
 from fewbits.runtimes.capabilities import CAPABILITIES
+
+if TYPE_CHECKING:
+    from fewbits.runtimes.onnx.runtime import DetectorOptions
 
 
 def capabilities_of(name: str) -> RuntimeCapabilities:
@@ -23,14 +27,27 @@ def capabilities_of(name: str) -> RuntimeCapabilities:
     return row
 
 
-def create_runtime(name: str, *, base_url: str | None = None, script: str | Path | None = None) -> Runtime:
+def create_runtime(
+    name: str,
+    *,
+    base_url: str | None = None,
+    script: str | Path | None = None,
+    detector: DetectorOptions | None = None,
+) -> Runtime:
     """Create a runtime; its engine or server is looked for when it is first used.
 
-    `base_url` belongs to `openai` (required) and `ollama` (default: its own), `script` to `scripted` (required).
+    `base_url` belongs to `openai` (required) and `ollama` (default: its own), `script` to `scripted` (required), `detector` to
+    `onnx` (required).
     Raises `SpecError` for an unknown name, and for options that are missing or would do nothing.
     """
     capabilities_of(name)
     _check_options(name, base_url, script)
+    if name == "onnx":
+        from fewbits.runtimes.onnx.runtime import OnnxRuntime
+
+        if detector is None:
+            raise SpecError.single("--runtime", "the onnx runtime runs detectors on labelled images, not text tasks")
+        return OnnxRuntime(detector)
     if name == "llamacpp":
         from fewbits.runtimes.llamacpp.runtime import LlamaCppRuntime
 

@@ -6,6 +6,7 @@ from fewbits.core.errors import Problem, SpecError
 from fewbits.records.schemes import find_recipe_tag, find_scheme
 
 LOCAL_RUNTIMES = ("llamacpp", "scripted")
+"""Of text models; detectors run on `onnx`, which no flag of a text sweep names."""
 SERVER_RUNTIMES = ("ollama", "openai")
 """These already hold the model, under tags of their own, and take an address."""
 RUNTIMES = LOCAL_RUNTIMES + SERVER_RUNTIMES

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import select
 import shutil
 import socket
 import subprocess
@@ -19,9 +18,9 @@ from pathlib import Path
 
 from fewbits.core.engines import EngineTool
 from fewbits.core.errors import BackendError, FewbitsError
-from fewbits.core.process import run_command, spawn, stop, tail_of
+from fewbits.core.process import read_line, run_command, spawn, stop, tail_of
 from fewbits.runtimes.http_stream import Endpoint, ask_json, parse_base_url
-from fewbits.runtimes.llamacpp.placement import pinned
+from fewbits.runtimes.placement import pinned
 
 LOOPBACK = "127.0.0.1"
 _PORT_ATTEMPTS = 5
@@ -201,17 +200,3 @@ def _free_port() -> int:
         probe.bind((LOOPBACK, 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def read_line(descriptor: int, deadline: float) -> bytes:
-    """Read one line; empty when the writer closed first. Raises `TimeoutError` at the deadline."""
-    data = b""
-    while b"\n" not in data:
-        remaining = deadline - time.monotonic()
-        if remaining <= 0 or not select.select([descriptor], [], [], remaining)[0]:
-            raise TimeoutError
-        piece = os.read(descriptor, 4096)
-        if not piece:
-            return b""
-        data += piece
-    return data

@@ -17,7 +17,7 @@ from fewbits.core.process import run_command
 from fewbits.records.divergence import DivergenceMethod, DivergenceReason, TruncationAudit, WindowDivergence
 from fewbits.records.variant import Variant
 from fewbits.runtimes.base import Comparison, DivergenceJob, DivergenceUnavailableError, Instrument, floor_windows
-from fewbits.runtimes.llamacpp.placement import resolve_threads
+from fewbits.runtimes.placement import resolve_threads
 
 ENGINE = "cyllama"
 _WORKER = "fewbits.runtimes.llamacpp.logits_worker"

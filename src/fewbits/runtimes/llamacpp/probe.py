@@ -19,9 +19,8 @@ import msgspec
 
 from fewbits.core.engines import CYLLAMA, find_wheel
 from fewbits.core.errors import BackendError, PrerequisiteError, SpecError
-from fewbits.core.process import spawn, stop, tail_of
+from fewbits.core.process import read_line, spawn, stop, tail_of
 from fewbits.records.divergence import DivergenceReason, WindowDivergence
-from fewbits.runtimes.llamacpp.child import read_line
 from fewbits.runtimes.llamacpp.divergence import ENGINE
 
 _WORKER = "fewbits.runtimes.llamacpp.logits_worker"

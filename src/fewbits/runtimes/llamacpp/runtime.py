@@ -11,8 +11,8 @@ from fewbits.records.runtime import RuntimeCapabilities
 from fewbits.records.variant import Variant
 from fewbits.runtimes.capabilities import CAPABILITIES
 from fewbits.runtimes.llamacpp.child import LaunchOptions, LlamaChild
-from fewbits.runtimes.llamacpp.placement import resolve_cores, resolve_threads
 from fewbits.runtimes.llamacpp.session import LlamaCppSession
+from fewbits.runtimes.placement import resolve_cores, resolve_threads
 
 _SHORT_DIGEST = 12
 

@@ -15,7 +15,7 @@ from fewbits.runtimes import chat_completions
 from fewbits.runtimes.http_stream import ConnectionBrokenError, Endpoint, StreamRules, ask_json, exchange, parse_json
 from fewbits.runtimes.llamacpp.child import LaunchOptions, LlamaChild
 from fewbits.runtimes.llamacpp.identity import prove
-from fewbits.runtimes.llamacpp.placement import process_cores
+from fewbits.runtimes.placement import process_cores
 
 _CONTROL_TIMEOUT_SECONDS = 10.0
 _RULES = StreamRules(carries_output=chat_completions.carries_output, end_marker=chat_completions.END_MARKER)

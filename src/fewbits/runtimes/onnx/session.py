@@ -1,0 +1,223 @@
+"""One detector, loaded in a child process of our own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from fewbits.core.errors import BackendError, IdentityError, ProtocolError, SpecError, TrialTimeoutError
+from fewbits.core.process import read_line, spawn, stop, tail_of
+from fewbits.records.base import Unavailable
+from fewbits.records.plan import EffectiveControls
+from fewbits.records.runtime import GenerateRequest
+from fewbits.records.trial import RawReply
+from fewbits.records.variant import Artifact, ServedIdentity
+from fewbits.runtimes.placement import pinned, process_cores
+
+ENGINE = "onnxruntime"
+PROOF = "loaded_bytes"
+"""The child hashed the very bytes that it made its session from."""
+INTEGER_OPERATORS = frozenset(
+    {"QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger", "QGemm", "QLinearAdd", "QLinearConcat"}
+)
+"""Operators that compute with integers; others compute with floats, whatever their weights are stored as."""
+_DYING_SECONDS = 1.0
+_LOG_TAIL_BYTES = 64 * 1024
+
+
+class OnnxSession:
+    """A loaded detector. The child dies with us; closing ends and reaps it."""
+
+    def __init__(
+        self, artifact: Artifact, options: dict[str, Any], cores: tuple[int, ...] | None, load_timeout_seconds: float
+    ) -> None:
+        self._artifact = artifact
+        self._folder = Path(tempfile.mkdtemp(prefix="fewbits-onnx-"))
+        self._log = self._folder / "engine.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._answers = -1
+        began = time.perf_counter()
+        try:
+            self._start(options, cores)
+            self.description = self._receive(load_timeout_seconds)
+        except TimeoutError as error:
+            tail = self._log_tail()
+            self.close()
+            raise BackendError(ENGINE, f"the model was not loaded within {load_timeout_seconds:g} s", tail=tail) from error
+        except BaseException:
+            self.close()
+            raise
+        self._load_seconds = time.perf_counter() - began
+
+    def _start(self, options: dict[str, Any], cores: tuple[int, ...] | None) -> None:
+        reading, writing = os.pipe()
+        argv = [sys.executable, "-P", "-m", "fewbits.runtimes.onnx.worker", json.dumps(options)]
+        try:
+            with self._log.open("wb") as log, pinned(cores):
+                self._process = spawn(argv, log=log.fileno(), stdout=writing, stdin=subprocess.PIPE)
+        finally:
+            os.close(writing)
+        self._answers = reading
+
+    def _receive(self, timeout_seconds: float) -> dict[str, Any]:
+        """Read one answer. Raises `TimeoutError`, `BackendError` when the child has ended, `ProtocolError`."""
+        line = read_line(self._answers, time.monotonic() + timeout_seconds)
+        if not line:
+            raise self._died(
+                "the model could not be loaded" if not hasattr(self, "description") else "the engine died while answering"
+            )
+        try:
+            message = json.loads(line)
+        except ValueError as error:
+            msg = f"{ENGINE}'s worker answered something that is not JSON: {line[:120]!r}"
+            raise ProtocolError(msg) from error
+        if not isinstance(message, dict):
+            msg = f"{ENGINE}'s worker answered something that is no object: {line[:120]!r}"
+            raise ProtocolError(msg)
+        return message
+
+    @property
+    def init_latency_seconds(self) -> float | None:
+        """Seconds from spawning the child until its session was made."""
+        return self._load_seconds
+
+    @property
+    def engine(self) -> str:
+        """`onnxruntime`."""
+        return ENGINE
+
+    @property
+    def engine_version(self) -> str:
+        """ONNX Runtime's version and the providers that really run the graph."""
+        return f"{self.description['version']} ({', '.join(self.description['providers'])})"
+
+    @property
+    def integer_share(self) -> float | None:
+        """Share of the executed convolutions and matrix products that compute with integers, 0..1; `None` where unknown."""
+        operators: dict[str, int] | None = self.description["operators"]
+        if operators is None:
+            return None
+        whole = sum(count for name, count in operators.items() if any(word in name for word in ("Conv", "MatMul", "Gemm")))
+        integer = sum(count for name, count in operators.items() if name in INTEGER_OPERATORS)
+        return min(1.0, integer / whole) if whole else None
+
+    def identity(self) -> ServedIdentity:
+        """Prove that the child's session was made from the artifact's bytes. Raises `IdentityError`."""
+        loaded = self.description["sha256"]
+        if loaded != self._artifact.sha256:
+            msg = f"the child loaded a file with sha256 {loaded}, not {self._artifact.sha256}"
+            raise IdentityError(msg)
+        return ServedIdentity(
+            served_name=f"fewbits-{loaded[:12]}", proof=PROOF, artifact_sha256=loaded, quantization=self._artifact.scheme
+        )
+
+    def verify_reply(self, reply: RawReply) -> None:
+        """Check that the reply names the loaded bytes. Raises `IdentityError`."""
+        if reply.served_name != f"fewbits-{self.description['sha256'][:12]}":
+            msg = f"{ENGINE} answered as {reply.served_name!r}"
+            raise IdentityError(msg)
+
+    def effective_controls(self) -> EffectiveControls:
+        """Read back: threads from the session's options, cores from the OS; detectors have no other controls."""
+        cores = process_cores(self._process.pid) if self._process is not None else None
+        reasons = dict.fromkeys(("seed", "context_size", "temperature", "max_tokens"), Unavailable.NOT_SUPPORTED.value)
+        if cores is None:
+            reasons["affinity"] = Unavailable.NOT_SUPPORTED.value
+        return EffectiveControls(threads=self.description["threads"], affinity=cores, unavailable=reasons)
+
+    def process_ids(self) -> tuple[int, ...]:
+        """The child that holds the weights; empty once it has ended."""
+        return (self._process.pid,) if self._process is not None and self.is_alive() else ()
+
+    def generate(self, request: GenerateRequest, timeout_seconds: float) -> RawReply:
+        """Show one image; a request without an image runs the graph on plain grey, which is what a warm-up needs.
+
+        Raises `TrialTimeoutError`, `BackendError`, `ProtocolError` (an output of another form, values out of range), `SpecError`
+        for an image that cannot be shown.
+        """
+        image = request.image
+        if image is not None:
+            require_image_name(image.file_name)
+        message = {} if image is None else {"file": image.file_name, "sha256": image.sha256}
+        self._send(message)
+        try:
+            answer = self._receive(timeout_seconds)
+        except TimeoutError as error:
+            msg = f"{ENGINE} did not answer within {timeout_seconds:g} s"
+            raise TrialTimeoutError(msg) from error
+        if problem := answer.get("problem"):
+            msg = f"{ENGINE}: {problem}"
+            raise ProtocolError(msg)
+        if failure := answer.get("failure"):
+            raise BackendError(ENGINE, failure, tail=self._log_tail())
+        return self._reply(answer)
+
+    def _send(self, message: dict[str, Any]) -> None:
+        process = self._process
+        if process is None or process.stdin is None or not self.is_alive():
+            raise self._died("the engine is not running")
+        try:
+            process.stdin.write(json.dumps(message).encode() + b"\n")
+            process.stdin.flush()
+        except OSError as error:
+            raise self._died("the engine died") from error
+
+    def _reply(self, answer: dict[str, Any]) -> RawReply:
+        try:
+            return RawReply(
+                text=answer["text"],
+                finish_reason="stop",
+                served_name=f"fewbits-{self.description['sha256'][:12]}",
+                wall_seconds=float(answer["wall_seconds"]),
+                predicted_ms=float(answer["run_ms"]),
+                has_tokens=False,
+                raw_timings={name: answer[name] for name in ("run_ms", "decode_ms", "preprocess_ms")},
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            msg = f"{ENGINE}'s worker left out {error}"
+            raise ProtocolError(msg) from error
+
+    def is_alive(self) -> bool:
+        """Whether the child still runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def close(self) -> None:
+        """End and reap the child. Safe to call twice."""
+        process, self._process = self._process, None
+        if process is not None:
+            stop(process)
+            if process.stdin is not None:
+                process.stdin.close()
+        if self._answers >= 0:
+            os.close(self._answers)
+            self._answers = -1
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _died(self, message: str) -> BackendError:
+        returncode = None
+        if self._process is not None:
+            try:
+                returncode = self._process.wait(_DYING_SECONDS)
+            except subprocess.TimeoutExpired:
+                returncode = None
+        return BackendError(ENGINE, message, returncode=returncode, tail=self._log_tail())
+
+    def _log_tail(self) -> str:
+        try:
+            return tail_of(self._log.read_text(encoding="utf-8", errors="replace")[-_LOG_TAIL_BYTES:])
+        except OSError:
+            return ""
+
+
+def require_image_name(name: str) -> None:
+    """Raise `SpecError` for a name that would leave the image folder."""
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise SpecError.single("image", f"{name!r} is not a name below the image folder")

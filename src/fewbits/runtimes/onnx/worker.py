@@ -1,0 +1,192 @@
+"""The child process that holds one detector: `python -m fewbits.runtimes.onnx.worker '{"model": ..., "threads": ..., ...}'`.
+
+One JSON object per line: first what was loaded (stdout), then one answer per request (stdin). The log goes to stderr. Images are
+opened, checked and letterboxed before the clock starts; between its two reads lie the graph and the decoding of its output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from fewbits.core.codec import encode_canonical
+from fewbits.core.errors import FewbitsError
+from fewbits.images.letterbox import Letterboxed, letterbox, to_original
+from fewbits.images.opening import read_picture
+from fewbits.records.detection import Detection, Detections
+from fewbits.runtimes.onnx.decode import Boxes, DecodeSettings, Floats, Head, OutputFormError, Scores, decode, looks_like_logits
+
+AUTO = "auto"
+HEAD_KEY, SCORES_KEY = "fewbits.head", "fewbits.scores"
+"""Keys of the file's own metadata that say how its output is to be read."""
+_GREY = 114 / 255
+_PLACES, _SCORE_PLACES = 2, 6
+
+
+def main() -> int:
+    """Load, tell, answer until stdin ends. Exit code 1 when the graph cannot be loaded."""
+    options = json.loads(sys.argv[1])
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # compiled libraries print there as they like
+    try:
+        detector = Detector(options)
+    except Exception as error:  # noqa: BLE001 - whatever the runtime raises is one sentence for the parent
+        sys.stderr.write(f"worker: {error}\n")
+        return 1
+    _tell(answers, detector.description)
+    for line in sys.stdin:
+        _tell(answers, detector.answer(json.loads(line)))
+    return 0
+
+
+def _tell(answers: IO[str], message: dict[str, Any]) -> None:
+    answers.write(json.dumps(message) + "\n")
+    answers.flush()
+
+
+class Detector:
+    """A loaded graph and how its output is read. `options` are what `runtime.DetectorOptions` and the controls say."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        import onnxruntime
+
+        self._options = options
+        data = Path(options["model"]).read_bytes()
+        settings = onnxruntime.SessionOptions()
+        settings.intra_op_num_threads = options["threads"]
+        settings.inter_op_num_threads = 1
+        settings.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+        with _optimised_graph(settings) as optimised:
+            self._session = onnxruntime.InferenceSession(data, settings, providers=options["providers"])
+            operators = _operators(optimised)
+        self._input = self._session.get_inputs()[0]
+        metadata = dict(self._session.get_modelmeta().custom_metadata_map)
+        self._scores = _choice(options["scores"], metadata.get(SCORES_KEY))
+        self._decoding = DecodeSettings(
+            classes=len(options["category_ids"]),
+            image_size=options["image_size"],
+            confidence=options["confidence"],
+            iou=options["iou"],
+            max_detections=options["max_detections"],
+            pre_nms_limit=options["pre_nms_limit"],
+            head=Head(_choice(options["head"], metadata.get(HEAD_KEY)) or Head.ONE_TO_MANY),
+        )
+        self.description: dict[str, Any] = {
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "version": onnxruntime.__version__,
+            "providers": self._session.get_providers(),
+            "threads": self._session.get_session_options().intra_op_num_threads,
+            "inputs": [[value.name, value.type, value.shape] for value in self._session.get_inputs()],
+            "outputs": [[value.name, value.type, value.shape] for value in self._session.get_outputs()],
+            "metadata": metadata,
+            "operators": operators,
+        }
+
+    def answer(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Find the objects of one image: `{"file": ..., "sha256": ...}`, or an empty object for a run on plain grey."""
+        try:
+            started = time.perf_counter()
+            shown = self._shown(request)
+            pixels = shown.pixels[None].astype(_element_type(self._input.type))
+            prepared = time.perf_counter()
+            return self._run(shown, pixels, preprocess_seconds=prepared - started)
+        except (FewbitsError, OutputFormError, ValueError) as error:
+            return {"problem": str(error)}
+        except Exception as error:  # noqa: BLE001 - the runtime's exceptions have no base of their own
+            return {"failure": f"{type(error).__name__}: {error}"}
+
+    def _shown(self, request: dict[str, Any]) -> Letterboxed:
+        size = self._options["image_size"]
+        if "file" not in request:
+            grey = np.full((3, size, size), _GREY, dtype=np.float32)
+            return Letterboxed(pixels=grey, scale=1.0, left=0, top=0, width=size, height=size)
+        path = Path(self._options["image_folder"]) / request["file"]
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != request["sha256"]:
+            msg = f"{request['file']} is not the image that was planned: its bytes have changed"
+            raise ValueError(msg)
+        return letterbox(read_picture(data, request["file"]).pixels, size)
+
+    def _run(self, shown: Letterboxed, pixels: Any, *, preprocess_seconds: float) -> dict[str, Any]:
+        began = time.perf_counter()
+        raw = self._session.run(None, {self._input.name: pixels})[0]
+        ran = time.perf_counter()
+        boxes = decode(raw, self._score_kind(raw), self._decoding)
+        ended = time.perf_counter()
+        return {
+            "text": self._text(boxes, shown),
+            "wall_seconds": ended - began,
+            "run_ms": (ran - began) * 1000,
+            "decode_ms": (ended - ran) * 1000,
+            "preprocess_ms": preprocess_seconds * 1000,
+        }
+
+    def _score_kind(self, raw: Floats) -> Scores:
+        """Settle once, on the first output, what undeclared scores are."""
+        if self._scores is None:
+            self._scores = Scores.LOGITS if looks_like_logits(raw, self._decoding) else Scores.PROBABILITIES
+        return Scores(self._scores)
+
+    def _text(self, boxes: Boxes, shown: Letterboxed) -> str:
+        corners = to_original(boxes.corners, shown)
+        ids = self._options["category_ids"]
+        found = tuple(
+            Detection(
+                category_id=ids[int(place)],
+                score=round(float(score), _SCORE_PLACES),
+                x=round(float(box[0]), _PLACES),
+                y=round(float(box[1]), _PLACES),
+                width=round(float(box[2] - box[0]), _PLACES),
+                height=round(float(box[3] - box[1]), _PLACES),
+            )
+            for box, score, place in zip(corners, boxes.scores, boxes.classes, strict=True)
+        )
+        return encode_canonical(Detections(width=shown.width, height=shown.height, detections=found)).decode()
+
+
+def _choice(option: str, declared: str | None) -> str | None:
+    """What the caller says wins over what the file says; neither: `None`."""
+    return declared if option == AUTO else option
+
+
+def _element_type(onnx_type: str) -> Any:
+    types = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+    if onnx_type not in types:
+        msg = f"the graph wants {onnx_type} as its input, where images are float or float16"
+        raise OutputFormError(msg)
+    return types[onnx_type]
+
+
+@contextlib.contextmanager
+def _optimised_graph(settings: Any) -> Iterator[Path]:
+    """Let the session write the graph that it really executes to a temporary file."""
+    with tempfile.TemporaryDirectory(prefix="fewbits-onnx-") as folder:
+        path = Path(folder) / "optimised.onnx"
+        settings.optimized_model_filepath = str(path)
+        yield path
+
+
+def _operators(path: Path) -> dict[str, int] | None:
+    """Count the operators of the executed graph; `None` where it was not written, or nothing here can read it."""
+    try:
+        import onnx
+
+        graph = onnx.load(str(path), load_external_data=False).graph
+    except (ImportError, OSError, ValueError):
+        return None
+    return dict(sorted(Counter(node.op_type for node in graph.node).items()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
