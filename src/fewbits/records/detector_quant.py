@@ -38,6 +38,8 @@ class Step(StrEnum):
     """Weight scales are shrunk where that lowers the error of the layer's output."""
     UNSIGNED = "unsigned"
     """Activations get an unsigned range with a zero point, clipped to the least squared error; without it, signed percentiles."""
+    WEIGHTED = "weighted"
+    """Half of the statistics are gathered where an error would reach the output, not evenly over the background."""
     SPARE_DISTRIBUTION = "spare-distribution"
     """The box distribution's projection keeps 8 bits."""
     SPARE_ENDS = "spare-ends"

@@ -24,8 +24,18 @@ _TAG = re.compile(
     r"(?:-mixed(?P<budget>\d(?:\.\d+)?))?(?P<tuned>-qat)?"
 )
 _SPARING = (Step.SPARE_DISTRIBUTION, Step.SPARE_ENDS, Step.SPARE_DEPTHWISE)
-_BEST_AT_8 = (Step.FOLD, Step.PER_CHANNEL, Step.UNSIGNED, Step.BIAS)
-_BEST_BELOW = (Step.FOLD, Step.PER_CHANNEL, Step.CLIP, Step.UNSIGNED, *_SPARING, Step.GPTQ, Step.TARGET, Step.BIAS)
+_BEST_AT_8 = (Step.FOLD, Step.PER_CHANNEL, Step.UNSIGNED, Step.WEIGHTED, Step.BIAS)
+_BEST_BELOW = (
+    Step.FOLD,
+    Step.PER_CHANNEL,
+    Step.CLIP,
+    Step.UNSIGNED,
+    Step.WEIGHTED,
+    *_SPARING,
+    Step.GPTQ,
+    Step.TARGET,
+    Step.BIAS,
+)
 _ROUNDINGS = (Step.GPTQ, Step.BREVITAS_GPTQ, Step.BREVITAS_GPFQ, Step.LEARNED)
 _NEEDS: dict[Step, tuple[Step, str]] = {
     Step.EQUALIZE: (Step.FOLD, "ranges move between weights and biases"),
@@ -33,6 +43,7 @@ _NEEDS: dict[Step, tuple[Step, str]] = {
     Step.GPTQ: (Step.PER_CHANNEL, "a tensor-wide scale cannot be fitted row by row"),
     Step.TARGET: (Step.PER_CHANNEL, "fitted weights need scales of their own"),
     Step.LEARNED: (Step.PER_CHANNEL, "a tensor-wide scale cannot be fitted row by row"),
+    Step.WEIGHTED: (Step.PER_CHANNEL, "the runbook's quantizers take no statistics of ours"),
     Step.BIAS: (Step.FOLD, "a convolution before a batch norm has no bias"),
     Step.BREVITAS_BIAS: (Step.FOLD, "a convolution before a batch norm has no bias"),
 }
