@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from fewbits.core.errors import BackendError, SpecError  # noqa: E402
 from fewbits.quantizers.onnx import cleanup  # noqa: E402
-from fewbits.quantizers.onnx.agreement import compare_arrays, open_session, run_all  # noqa: E402
+from fewbits.quantizers.onnx.agreement import compare_arrays, compare_parts, open_session, run_all  # noqa: E402
 from fewbits.quantizers.onnx.census import element_bits, take_census  # noqa: E402
 from fewbits.quantizers.onnx.cleanup import clean_up, slim_effect  # noqa: E402
 from fewbits.quantizers.onnx.graph import io_contract, metadata, read_graph, set_metadata, write_graph  # noqa: E402
@@ -46,15 +46,15 @@ def save(path: Path, nodes: list[Any], constants: list[Any], opset: int = 21, ex
     return path
 
 
-def quantized(path: Path, *, identity: bool = False) -> Path:
-    """Quantized input, INT8 weights clipped to 3 bits, per channel; then a float convolution."""
+def quantized(path: Path, *, identity: bool = False, high: Any = None) -> Path:
+    """Quantized input, INT8 weights clipped to 3 bits, per channel, and a bias; then a float convolution."""
     codes = np.random.default_rng(2).integers(-3, 4, (4, 3, 3, 3)).astype(np.int8)
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
         helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
         helper.make_node("Clip", ["codes", "low", "high"], ["clipped"]),
         helper.make_node("DequantizeLinear", ["clipped", "scales"], ["w"], axis=0),
-        helper.make_node("Conv", ["d", "w"], ["h"], pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["d", "w", "bias"], ["h"], pads=[1, 1, 1, 1], name="first"),
         *([helper.make_node("Identity", ["h"], ["h2"])] if identity else []),
         helper.make_node("Conv", ["h2" if identity else "h", "float"], ["y"]),
     ]
@@ -63,7 +63,8 @@ def quantized(path: Path, *, identity: bool = False) -> Path:
         constant("z", np.uint8(128)),
         constant("codes", codes),
         constant("low", np.int8(-3)),
-        constant("high", np.int8(3)),
+        constant("high", np.int8(3) if high is None else high),
+        constant("bias", np.zeros(4, np.float32)),
         constant("scales", np.full(4, 0.1, np.float32)),
         constant("float", np.random.default_rng(3).standard_normal((2, 4, 1, 1)).astype(np.float32)),
     ]
@@ -80,6 +81,10 @@ def test_a_census_tells_levels_from_storage(tmp_path: Path) -> None:
     assert census.level_bits_per_weight == pytest.approx((3 * 108 + 32 * 8) / 116)
     assert census.storage_bits_per_weight == pytest.approx((8 * 108 + 32 * 8) / 116)
     assert (census.consumers, census.quantized_inputs) == (2, 1)
+    assert (low.node, low.scale_shape, plain.scale_shape) == ("first", (4,), ())
+    (kind,) = census.input_kinds
+    assert (kind.storage, kind.signed, kind.level_bits, kind.scales, kind.inputs) == ("UINT8", False, 8, 1, 1)
+    assert census.biases == 4
     assert census.file_bytes == (tmp_path / "m.onnx").stat().st_size
 
 
@@ -92,6 +97,54 @@ def test_four_bit_storage_is_seen(tmp_path: Path) -> None:
     path = save(tmp_path / "m.onnx", nodes, [low_bit("codes", codes), constant("scale", np.float32(0.1))])
     (tensor,) = take_census(path).weight_tensors
     assert (tensor.storage, tensor.storage_bits, tensor.level_bits, tensor.scales) == ("INT4", 4, 4, 1)
+
+
+def weights_quantized_inside(path: Path, *, float_clip: bool) -> Path:
+    """Float weights that pass QuantizeLinear and DequantizeLinear, with a Clip of floats before or of integers between."""
+    before = [helper.make_node("Clip", ["codes", "low", "high"], ["clipped"])]
+    nodes = [
+        *(before if float_clip else []),
+        helper.make_node("QuantizeLinear", ["clipped" if float_clip else "codes", "scale", "zero"], ["q"]),
+        *([] if float_clip else [helper.make_node("Clip", ["q", "low", "high"], ["qc"])]),
+        helper.make_node("DequantizeLinear", ["q" if float_clip else "qc", "scale", "zero"], ["w"]),
+        helper.make_node("Conv", ["x", "w"], ["y"]),
+    ]
+    bound = np.float32(0.7) if float_clip else np.int8(7)
+    constants = [
+        constant("codes", np.full((2, 3, 1, 1), 0.5, np.float32)),
+        constant("scale", np.float32(0.1)),
+        constant("zero", np.int8(0)),
+        constant("low", -bound),
+        constant("high", bound),
+    ]
+    return save(path, nodes, constants)
+
+
+def test_weights_that_are_quantized_inside_the_graph(tmp_path: Path) -> None:
+    (clipped,) = take_census(weights_quantized_inside(tmp_path / "a.onnx", float_clip=False)).weight_tensors
+    assert (clipped.storage, clipped.storage_bits, clipped.level_bits, clipped.scales) == ("FLOAT", 32, 4, 1)
+    # a Clip of floats says nothing about levels: those of INT8 count
+    (plain,) = take_census(weights_quantized_inside(tmp_path / "b.onnx", float_clip=True)).weight_tensors
+    assert (plain.storage, plain.level_bits) == ("FLOAT", 8)
+
+
+def test_a_tensor_that_two_nodes_share_counts_once(tmp_path: Path) -> None:
+    weight = constant("w", np.ones((3, 3, 1, 1), np.float32))
+    nodes = [helper.make_node("Conv", ["x", "w"], ["h"]), helper.make_node("Conv", ["h", "w"], ["y"])]
+    census = take_census(save(tmp_path / "m.onnx", nodes, [weight]))
+    assert (census.weights, census.consumers, len(census.weight_tensors)) == (9, 2, 2)
+
+
+@pytest.mark.parametrize("high", [np.full(4, 3, np.int8), np.float32("nan"), np.float32("inf")])
+def test_bounds_that_are_no_number_leave_the_type_to_say(tmp_path: Path, high: Any) -> None:
+    assert take_census(quantized(tmp_path / "m.onnx", high=high)).weight_tensors[0].level_bits == 8
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    texts = helper.make_tensor("w", TensorProto.STRING, [1, 2], [b"a", b"b"])
+    path = save(tmp_path / "m.onnx", [helper.make_node("Conv", ["x", "w"], ["y"])], [texts])
+    with pytest.raises(SpecError, match="element type is STRING"):
+        take_census(path)
 
 
 def test_a_graph_without_weights_has_no_average(tmp_path: Path) -> None:
@@ -170,16 +223,51 @@ def test_a_pass_that_would_lose_quantization_fails_the_clean_up(tmp_path: Path, 
     assert not (tmp_path / "clean.onnx").exists()
 
 
-def test_a_pass_that_changes_answers_fails_the_clean_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("bias", np.ones(4, np.float32), "answers differently"),
+        ("bias", np.full(4, np.nan, np.float32), "not finite"),
+        ("scales", np.full(4, 0.2, np.float32), "change quantized weights"),
+        ("codes", np.ones((4, 3, 3, 3), np.int8), "change quantized weights"),
+    ],
+)
+def test_a_pass_that_changes_anything_fails_the_clean_up_and_leaves_the_output_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, values: Any, message: str
+) -> None:
     source = quantized(tmp_path / "m.onnx")
     other = read_graph(source)
     for tensor in other.graph.initializer:
-        if tensor.name == "scales":
-            tensor.CopyFrom(constant("scales", np.full(4, 0.2, np.float32)))
+        if tensor.name == name:
+            tensor.CopyFrom(constant(name, values))
     monkeypatch.setattr(cleanup, "_optimised", lambda _model: other)
-    with pytest.raises(BackendError, match="answers differently"):
-        clean_up(source, tmp_path / "clean.onnx", INPUTS)
+    output = tmp_path / "clean.onnx"
+    for earlier in (False, True):
+        if earlier:
+            output.write_bytes(b"an earlier result")
+        with pytest.raises(BackendError, match=message):
+            clean_up(source, output, INPUTS)
+        assert output.exists() == earlier
+    assert output.read_bytes() == b"an earlier result"
+
+
+def test_a_clean_up_needs_an_input_to_compare_on(tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match="no output to compare"):
+        clean_up(quantized(tmp_path / "m.onnx"), tmp_path / "clean.onnx", [])
     assert not (tmp_path / "clean.onnx").exists()
+
+
+def test_four_bit_storage_survives_a_clean_up(tmp_path: Path) -> None:
+    codes = np.random.default_rng(2).integers(-7, 8, (2, 3, 1, 1))
+    nodes = [
+        helper.make_node("Identity", ["codes"], ["same"]),
+        helper.make_node("DequantizeLinear", ["same", "scale"], ["w"]),
+        helper.make_node("Conv", ["x", "w"], ["y"]),
+    ]
+    source = save(tmp_path / "m.onnx", nodes, [low_bit("codes", codes), constant("scale", np.float32(0.1))])
+    report = clean_up(source, tmp_path / "clean.onnx", INPUTS)
+    assert report.nodes_after == 2
+    assert [tensor.storage for tensor in report.census.weight_tensors] == ["INT4"]
 
 
 def test_onnxslim_is_told_about_and_leaves_no_file(tmp_path: Path) -> None:
@@ -189,6 +277,7 @@ def test_onnxslim_is_told_about_and_leaves_no_file(tmp_path: Path) -> None:
     assert report.nodes_before == 7
     assert report.nodes_after < 7
     assert report.quantize_linear[0] == 1
+    assert report.clip == (1, 0)  # it folds the Clip into the codes: why its result is never kept
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
 
 
@@ -199,6 +288,26 @@ def test_agreement_measures_differences_and_refuses_other_shapes() -> None:
     assert found.root_mean_square == pytest.approx(2.5)
     with pytest.raises(BackendError, match="expected to have shape"):
         compare_arrays(one, [np.zeros((2, 3), np.float32)])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_finite_never_agree(value: float) -> None:
+    odd = [np.array([1, value], np.float32)]
+    for expected, found in (([np.ones(2, np.float32)], odd), (odd, odd)):
+        with pytest.raises(BackendError, match="not finite"):
+            compare_arrays(expected, found)
+
+
+def test_half_precision_differences_do_not_overflow() -> None:
+    found = compare_arrays([np.full(2, 60000, np.float16)], [np.full(2, -60000, np.float16)])
+    assert found.largest == pytest.approx(120000, rel=1e-3)
+
+
+def test_boxes_and_scores_are_compared_apart() -> None:
+    expected, found = np.zeros((1, 6, 5), np.float32), np.zeros((1, 6, 5), np.float32)
+    found[0, 3, 2], found[0, 5, 1] = 8, 0.25
+    boxes, scores = compare_parts([expected], [found])
+    assert (boxes.largest, scores.largest) == (8.0, 0.25)
 
 
 def test_a_graph_that_cannot_run_says_so(tmp_path: Path) -> None:

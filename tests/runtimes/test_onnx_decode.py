@@ -108,6 +108,40 @@ def test_finished_detections_are_sorted_and_cut() -> None:
         decode(rows, Scores.PROBABILITIES, SETTINGS)
 
 
+def test_finished_detections_may_come_as_logits() -> None:
+    rows = np.zeros((1, 2, 6), dtype=np.float32)
+    rows[0] = [(0, 0, 4, 4, -3, 1), (0, 0, 4, 4, 2, 0)]
+    assert looks_like_logits(rows, SETTINGS)
+    found = decode(rows, Scores.LOGITS, settings(confidence=0.01))
+    assert found.scores.tolist() == pytest.approx([1 / (1 + np.exp(-2)), 1 / (1 + np.exp(3))], rel=1e-5)
+    assert found.classes.tolist() == [0, 1]
+
+
+def test_with_two_classes_rows_behind_a_batch_axis_are_finished_detections() -> None:
+    two = settings(classes=2)
+    rows = np.array([[[10, 20, 30, 40, 0.9, 1]] * 3], dtype=np.float32)
+    assert decode(rows, Scores.PROBABILITIES, two).corners[0].tolist() == [10, 20, 30, 40]
+    assert decode(rows[0], Scores.PROBABILITIES, settings(classes=2, confidence=0.95)).corners[0].tolist() == [-5, 0, 25, 40]
+
+
+def test_rounding_around_one_is_no_logit() -> None:
+    raw = points((10, 10, 4, 4, 1.004, 0.2, -0.004))
+    assert not looks_like_logits(raw, SETTINGS)
+    assert decode(raw, Scores.PROBABILITIES, SETTINGS).scores.tolist() == pytest.approx([1.0, 0.2])
+
+
+def test_half_precision_outputs_are_computed_on_in_single() -> None:
+    # above 1024, half precision knows whole numbers only
+    raw = points((1025.0, 1025.0, 1.0, 1.0, 0.9, 0.0, 0.0)).astype(np.float16)
+    assert decode(raw, Scores.PROBABILITIES, SETTINGS).corners[0].tolist() == [1024.5, 1024.5, 1025.5, 1025.5]
+
+
+def test_large_boxes_of_two_classes_do_not_meet() -> None:
+    corners = np.array([(0, 0, 9000, 9000), (0, 0, 9000, 9000), (4096, 4096, 13096, 13096)], dtype=np.float64)
+    boxes = Boxes(corners, np.array([0.9, 0.8, 0.7]), np.array([1, 0, 0], dtype=np.intp))
+    assert suppressed(boxes, 0.9, 10).tolist() == [0, 1, 2]
+
+
 @pytest.mark.parametrize("shape", [(1, 9, 20), (1, 2, 3, 4), (7,), (1, 84, 20)])
 def test_other_forms_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(OutputFormError):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
+import subprocess
+import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,10 +28,10 @@ from fewbits.records.detection import Detections, ImageRequest
 from fewbits.records.plan import Controls
 from fewbits.records.runtime import GenerateRequest
 from fewbits.records.variant import Artifact, Variant
-from fewbits.runtimes.onnx.runtime import DetectorOptions, OnnxRuntime, usable_providers
+from fewbits.runtimes.onnx.runtime import DetectorOptions, OnnxRuntime, require_images, require_wanted_provider, usable_providers
 from fewbits.runtimes.onnx.session import OnnxSession, require_image_name
 from fewbits.runtimes.registry import create_runtime
-from runtimes.onnx_samples import POINTS, SIZE, variant_of, write_detector, write_image
+from runtimes.onnx_samples import POINTS, SIZE, variant_of, write_detector, write_image, write_integer_detector
 
 Open = Callable[..., OnnxSession]
 
@@ -126,12 +130,82 @@ def test_the_file_says_how_it_is_read(open_detector: Open, tmp_path: Path) -> No
 
 def test_undeclared_logits_are_seen_and_declared_ones_must_fit(open_detector: Open, tmp_path: Path) -> None:
     raw = np.full((1, 6, POINTS), -5.0, dtype=np.float32)
+    raw[0, :4, :] = 16
     raw[0, 4, 0] = 3.0
     variant = write_detector(tmp_path / "logits.onnx", bias=raw)
     found = found_in(open_detector(variant).generate(request_for(None), 30).text)
     assert found.detections[0].score == pytest.approx(1 / (1 + np.exp(-3 - 0.5 * 114 / 255)), abs=1e-5)
     with pytest.raises(ProtocolError, match="no probabilities"):
         open_detector(variant, scores="probabilities").generate(request_for(None), 30)
+
+
+def test_half_precision_graphs_are_run(open_detector: Open, tmp_path: Path) -> None:
+    single = open_detector(write_detector(tmp_path / "single.onnx")).generate(request_for(None), 30)
+    half = open_detector(write_detector(tmp_path / "half.onnx", half=True)).generate(request_for(None), 30)
+    one, other = (found_in(reply.text).detections for reply in (single, half))
+    assert [item.category_id for item in one] == [item.category_id for item in other]
+    assert [item.score for item in other] == pytest.approx([item.score for item in one], abs=1e-3)
+
+
+def test_boxes_without_area_are_no_detections(open_detector: Open, tmp_path: Path) -> None:
+    image = write_image(tmp_path / "images")  # 64 x 48: grey bars of 4 pixels above and below
+    boxes = np.zeros((1, 6, POINTS), dtype=np.float32)
+    boxes[0, :4, 0] = 16, 16, -8, 12  # of negative width
+    boxes[0, :4, 1] = 16, 1, 8, 2  # in the upper bar
+    boxes[0, :4, 2] = 16, 16, 8, 12
+    boxes[0, 5, :3] = 0.9, 0.8, 0.7
+    found = found_in(open_detector(write_detector(tmp_path / "m.onnx", bias=boxes)).generate(request_for(image), 30).text)
+    assert [one.score for one in found.detections if one.category_id == 9] == [0.7]
+    assert all(one.width > 0 and one.height > 0 for one in found.detections)
+
+
+def test_integers_are_counted_among_products_alone(open_detector: Open, tmp_path: Path) -> None:
+    session = open_detector(write_integer_detector(tmp_path / "m.onnx"))
+    assert session.description["operators"]["QLinearConv"] == 1
+    assert session.integer_share == 0.5
+
+
+def test_options_that_make_no_sense_are_all_named(tmp_path: Path) -> None:
+    options = DetectorOptions(
+        image_folder=tmp_path, category_ids=(1, 1), confidence=2, iou=0, head="none", scores="good", providers=()
+    )
+    with pytest.raises(SpecError) as caught:
+        OnnxRuntime(options)
+    assert [problem.path for problem in caught.value.problems] == [
+        "category_ids",
+        "confidence",
+        "iou",
+        "scores",
+        "head",
+        "providers",
+    ]
+    with pytest.raises(SpecError, match="there is no class"):
+        OnnxRuntime(DetectorOptions(image_folder=tmp_path, category_ids=()))
+
+
+def test_a_graph_for_another_image_size_is_refused_on_opening(open_detector: Open, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"takes images .*64, 64\], not one picture of shape \[1, 3, 32, 32\]"):
+        open_detector(write_detector(tmp_path / "m.onnx", size=64))
+    assert not [child for child in psutil.Process().children() if "runtimes.onnx.worker" in " ".join(child.cmdline())]
+
+
+def test_free_dimensions_fit_and_other_inputs_do_not(tmp_path: Path) -> None:
+    require_images(tmp_path, [["x", "tensor(float16)", ["batch", 3, None, "w"]]], 640)
+    for inputs in (
+        [],
+        [["x", "tensor(uint8)", [1, 3, 640, 640]]],
+        [["x", "tensor(float)", [1, 640, 640, 3]]],
+        [["x", "tensor(float)", [1, 3, 640]]],
+        [["x", "tensor(float)", [1, 3, 640, 640]], ["size", "tensor(int64)", [2]]],
+    ):
+        with pytest.raises(SpecError, match="not one picture"):
+            require_images(tmp_path, inputs, 640)
+
+
+def test_a_provider_that_nobody_asked_for_is_refused() -> None:
+    require_wanted_provider(("A", "B"), ["B", "CPUExecutionProvider"])
+    with pytest.raises(PrerequisiteError, match="fell back to CPUExecutionProvider"):
+        require_wanted_provider(("CUDAExecutionProvider",), ["CPUExecutionProvider"])
 
 
 def test_another_head_is_named(open_detector: Open, tmp_path: Path) -> None:
@@ -149,7 +223,16 @@ def test_images_that_cannot_be_shown_fail_the_trial_alone(open_detector: Open, t
         session.generate(request_for(changed), 30)
     with pytest.raises(BackendError, match="FileNotFoundError"):
         session.generate(request_for(ImageRequest(file_name="gone.png", sha256="0" * 64)), 30)
+    os.mkfifo(tmp_path / "images" / "pipe.png")
+    with pytest.raises(ProtocolError, match="no picture file"):
+        session.generate(request_for(ImageRequest(file_name="pipe.png", sha256="0" * 64)), 30)
+    with pytest.raises(ProtocolError, match="not a picture"):
+        session.generate(request_for(image_named(tmp_path, "bad.png")), 30)
     assert session.generate(request_for(image), 30).text
+
+
+def image_named(tmp_path: Path, name: str) -> ImageRequest:
+    return ImageRequest(file_name=name, sha256=hashlib.sha256((tmp_path / "images" / name).read_bytes()).hexdigest())
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../secret.png", "a/../../b.png", ""])
@@ -168,6 +251,53 @@ def test_a_hang_ends_at_the_timeout(open_detector: Open) -> None:
         session.generate(request_for(None), 0.3)
     assert time.monotonic() - started < 5
     os.kill(pid, signal.SIGCONT)
+
+
+def test_an_answer_that_comes_too_late_is_never_taken_for_the_next_one(open_detector: Open, tmp_path: Path) -> None:
+    image = write_image(tmp_path / "images")
+    session = open_detector()
+    (pid,) = session.process_ids()
+    os.kill(pid, signal.SIGSTOP)
+    for _ in range(2):
+        with pytest.raises(TrialTimeoutError):
+            session.generate(request_for(None), 0.1)
+    os.kill(pid, signal.SIGCONT)
+    sizes = [found_in(session.generate(request_for(shown), 30).text).width for shown in (image, None, image)]
+    assert sizes == [64, SIZE, 64]
+
+
+@pytest.mark.parametrize("line", [b"<html>502</html>\n", b"[1, 2]\n", b"\xff\n"])
+def test_garbage_is_a_protocol_error(open_detector: Open, monkeypatch: pytest.MonkeyPatch, line: bytes) -> None:
+    session = open_detector()
+    monkeypatch.setattr("fewbits.runtimes.onnx.session.read_line", lambda *_: line)
+    with pytest.raises(ProtocolError, match="worker answered something"):
+        session.generate(request_for(None), 5)
+
+
+def test_the_child_dies_with_its_parent(tmp_path: Path) -> None:
+    variant = write_detector(tmp_path / "m.onnx")
+    program = textwrap.dedent(
+        f"""
+        import os, signal
+        from pathlib import Path
+        from fewbits.records.plan import Controls
+        from fewbits.records.variant import Variant
+        from fewbits.runtimes.onnx.runtime import DetectorOptions, OnnxRuntime
+        from runtimes.onnx_samples import SIZE, variant_of
+        options = DetectorOptions(image_folder=Path("."), category_ids=(1, 2), image_size=SIZE)
+        session = OnnxRuntime(options).open(variant_of(Path({str(variant.path)!r})), Controls(threads=1), 60)
+        print(session.process_ids()[0], flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+        """
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, env=environment)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    child = int(done.stdout)
+    deadline = time.monotonic() + 10
+    while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline, "the child outlived its parent"
+        time.sleep(0.02)
 
 
 def test_a_dead_engine_is_a_backend_error_and_not_alive(open_detector: Open) -> None:

@@ -50,16 +50,33 @@ def run_all(session: Any, inputs: Sequence[Arrays]) -> list[npt.NDArray[np.float
 
 
 def compare_arrays(expected: Sequence[npt.NDArray[np.float32]], found: Sequence[npt.NDArray[np.float32]]) -> OutputAgreement:
-    """Compare outputs pair by pair. Raises `BackendError` where shapes differ."""
+    """Compare outputs pair by pair. Raises `BackendError` where there is none, shapes differ, or values are not finite."""
     import numpy as np
 
+    if not expected:
+        raise BackendError("onnxruntime", "there is no output to compare")
     shapes = [(one.shape, other.shape) for one, other in zip(expected, found, strict=True) if one.shape != other.shape]
     if shapes:
         raise BackendError("onnxruntime", f"an output of shape {shapes[0][1]} was expected to have shape {shapes[0][0]}")
-    apart = np.concatenate([np.abs(one - other).astype(np.float64).ravel() for one, other in zip(expected, found, strict=True)])
+    if not all(np.isfinite(array).all() for array in (*expected, *found)):
+        raise BackendError("onnxruntime", "an output holds values that are not finite, so there is no difference to measure")
+    pairs = zip(expected, found, strict=True)
+    apart = np.concatenate([np.abs(one.astype(np.float64) - other).ravel() for one, other in pairs])
     return OutputAgreement(
         inputs=len(found),
         largest=float(apart.max(initial=0.0)),
         mean=float(apart.mean()) if apart.size else 0.0,
         root_mean_square=float(np.sqrt(np.square(apart).mean())) if apart.size else 0.0,
     )
+
+
+def compare_parts(
+    expected: Sequence[npt.NDArray[np.float32]], found: Sequence[npt.NDArray[np.float32]], box_values: int = 4
+) -> tuple[OutputAgreement, OutputAgreement]:
+    """Compare boxes and scores apart: outputs `float[1, box_values + classes, points]`, boxes (pixels) first, then scores.
+
+    Raises `BackendError` as `compare_arrays`.
+    """
+    boxes = compare_arrays([array[:, :box_values] for array in expected], [array[:, :box_values] for array in found])
+    scores = compare_arrays([array[:, box_values:] for array in expected], [array[:, box_values:] for array in found])
+    return boxes, scores

@@ -19,8 +19,8 @@ BINS = 16
 STRIDES = (8, 16, 32)
 _CORNERS = 4
 _FINISHED_COLUMNS = 6
-_CLASS_OFFSET = 4096.0
-"""Moves the boxes of different classes apart, so that suppression acts within a class only."""
+_PROBABILITY_SLACK = 0.01
+"""How far outside of 0..1 a probability may lie: half precision and 8-bit outputs round by less, logits lie far outside."""
 
 
 class Scores(StrEnum):
@@ -64,13 +64,15 @@ class Boxes:
 
 
 def looks_like_logits(raw: Floats, settings: DecodeSettings) -> bool:
-    """Tell whether class scores lie outside of 0..1, which no probability does."""
+    """Tell whether class scores lie outside of 0..1 by more than rounding, which no probability does."""
     scores = _class_scores(raw, settings)
-    return bool(scores.size) and bool((scores.min() < 0) | (scores.max() > 1))
+    return bool(scores.size) and bool((scores.min() < -_PROBABILITY_SLACK) | (scores.max() > 1 + _PROBABILITY_SLACK))
 
 
 def decode(raw: Floats, scores: Scores, settings: DecodeSettings) -> Boxes:
-    """Read one image's raw output (`float[1, ...]`). Raises `OutputFormError` for another form, `ValueError` for bad values."""
+    """Read one image's raw output (`float[1, ...]`, computed on as float32). Raises `OutputFormError` for another form, and
+    `ValueError` for values that are not finite or no probabilities.
+    """
     output = _single(raw)
     if not np.isfinite(output).all():
         msg = "the output holds values that are not finite"
@@ -78,8 +80,8 @@ def decode(raw: Floats, scores: Scores, settings: DecodeSettings) -> Boxes:
     if scores is Scores.PROBABILITIES and looks_like_logits(raw, settings):
         msg = "class scores lie outside of 0..1, so they are no probabilities"
         raise ValueError(msg)
-    if _is_finished(output, settings):
-        found = _finished(output, settings)
+    if _is_finished(raw, settings):
+        found = _finished(output, scores, settings)
     else:
         by_point = _by_point(output, settings)
         corners, probabilities = _split(by_point, scores, settings)
@@ -92,16 +94,25 @@ def _single(raw: Floats) -> Floats:
     if output.ndim != 2:
         msg = f"an output of shape {tuple(raw.shape)} is none of a detector's"
         raise OutputFormError(msg)
-    return output
+    return output.astype(np.float32, copy=False)
 
 
-def _is_finished(output: Floats, settings: DecodeSettings) -> bool:
-    return output.shape[1] == _FINISHED_COLUMNS and settings.classes + _CORNERS not in output.shape
+def _is_finished(raw: Floats, settings: DecodeSettings) -> bool:
+    """Tell whether rows of six values are finished detections. With two classes a point has six values too: then only rows
+    behind a batch axis are, since decoded points come with the values first there.
+    """
+    rows, columns = raw.shape[-2:]
+    widths = _widths(settings)
+    return columns == _FINISHED_COLUMNS and rows not in widths and (raw.ndim == 3 or columns not in widths)
+
+
+def _widths(settings: DecodeSettings) -> tuple[int, int]:
+    return (_CORNERS + settings.classes, _CORNERS * BINS + settings.classes)
 
 
 def _by_point(output: Floats, settings: DecodeSettings) -> Floats:
     """Return the output with one row per point."""
-    widths = (_CORNERS + settings.classes, _CORNERS * BINS + settings.classes)
+    widths = _widths(settings)
     if output.shape[0] in widths:
         return output.T
     if output.shape[1] in widths:
@@ -113,25 +124,25 @@ def _by_point(output: Floats, settings: DecodeSettings) -> Floats:
 
 def _class_scores(raw: Floats, settings: DecodeSettings) -> Floats:
     output = _single(raw)
-    if _is_finished(output, settings):
+    if _is_finished(raw, settings):
         return output[:, 4]
     return _by_point(output, settings)[:, -settings.classes :]
 
 
-def _finished(output: Floats, settings: DecodeSettings) -> Boxes:
-    kept = output[(output[:, 4] >= settings.confidence)]
-    kept = kept[np.argsort(-kept[:, 4], kind="stable")][: settings.max_detections]
-    classes = kept[:, 5].astype(np.intp)
-    if classes.size and (classes.min() < 0 or classes.max() >= settings.classes):
-        msg = f"a detection is of class {classes.max()}, but there are {settings.classes}"
+def _finished(output: Floats, scores: Scores, settings: DecodeSettings) -> Boxes:
+    found = _probabilities(output[:, 4], scores)
+    places = np.flatnonzero(found >= settings.confidence)
+    kept = places[np.argsort(-found[places], kind="stable")][: settings.max_detections]
+    classes = np.rint(output[kept, 5]).astype(np.intp)
+    if (unknown := classes[(classes < 0) | (classes >= settings.classes)]).size:
+        msg = f"a detection is of class {unknown[0]}, but there are {settings.classes}"
         raise ValueError(msg)
-    return Boxes(kept[:, :4].astype(np.float64), kept[:, 4].astype(np.float64), classes)
+    return Boxes(output[kept, :4].astype(np.float64), found[kept].astype(np.float64), classes)
 
 
 def _split(by_point: Floats, scores: Scores, settings: DecodeSettings) -> tuple[Floats, Floats]:
     """Return corners float[points, 4] and probabilities float[points, classes]."""
-    values = by_point[:, -settings.classes :]
-    probabilities = _sigmoid(values) if scores is Scores.LOGITS else values
+    probabilities = _probabilities(by_point[:, -settings.classes :], scores)
     boxes = by_point[:, : -settings.classes]
     if boxes.shape[1] == _CORNERS:
         centre, size = boxes[:, :2], boxes[:, 2:]
@@ -139,7 +150,9 @@ def _split(by_point: Floats, scores: Scores, settings: DecodeSettings) -> tuple[
     return _from_distributions(boxes, settings.image_size), probabilities
 
 
-def _sigmoid(values: Floats) -> Floats:
+def _probabilities(values: Floats, scores: Scores) -> Floats:
+    if scores is Scores.PROBABILITIES:
+        return np.minimum(values, np.float32(1))
     # clipped where the exponential would overflow: the probability is 0 or 1 there to the last bit
     found: Floats = (1 / (1 + np.exp(-np.clip(values, -80, 80)))).astype(np.float32)
     return found
@@ -185,7 +198,7 @@ def _best_points(corners: Floats, probabilities: Floats, settings: DecodeSetting
 
 def suppressed(boxes: Boxes, iou: float, limit: int) -> npt.NDArray[np.intp]:
     """Return the places of the boxes that greedy non-maximum suppression keeps, within each class, at most `limit`."""
-    corners = boxes.corners + (boxes.classes * _CLASS_OFFSET)[:, None]
+    corners, classes = boxes.corners, boxes.classes
     areas = np.prod(np.maximum(corners[:, 2:] - corners[:, :2], 0), axis=1)
     left = np.arange(len(corners))
     kept: list[int] = []
@@ -195,5 +208,5 @@ def suppressed(boxes: Boxes, iou: float, limit: int) -> npt.NDArray[np.intp]:
         sides = np.minimum(corners[best, 2:], corners[rest, 2:]) - np.maximum(corners[best, :2], corners[rest, :2])
         shared = np.prod(np.maximum(sides, 0), axis=1)
         union = areas[best] + areas[rest] - shared
-        left = rest[shared <= iou * np.maximum(union, 1e-12)]
+        left = rest[(shared <= iou * np.maximum(union, 1e-12)) | (classes[rest] != classes[best])]
     return np.array(kept, dtype=np.intp)

@@ -9,6 +9,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +27,21 @@ ENGINE = "onnxruntime"
 PROOF = "loaded_bytes"
 """The child hashed the very bytes that it made its session from."""
 INTEGER_OPERATORS = frozenset(
-    {"QLinearConv", "ConvInteger", "QLinearMatMul", "MatMulInteger", "QGemm", "QLinearAdd", "QLinearConcat"}
+    {
+        "QLinearConv",
+        "ConvInteger",
+        "QLinearMatMul",
+        "MatMulInteger",
+        "MatMulIntegerToFloat",
+        "DynamicQuantizeMatMul",
+        "QGemm",
+    }
 )
-"""Operators that compute with integers; others compute with floats, whatever their weights are stored as."""
+"""Convolutions and matrix products that compute with integers; others use floats, whatever their weights are stored as."""
+_PRODUCTS = ("Conv", "MatMul", "Gemm")
+"""What their operator types have in their names, fused ones included (`FusedConv`, `FusedMatMul`)."""
+_WRITABLE_PROVIDERS = frozenset({"CPUExecutionProvider", "CUDAExecutionProvider"})
+"""Providers whose executed graph can be written to a file; others compile parts of it."""
 _DYING_SECONDS = 1.0
 _LOG_TAIL_BYTES = 64 * 1024
 
@@ -43,10 +57,12 @@ class OnnxSession:
         self._log = self._folder / "engine.log"
         self._process: subprocess.Popen[bytes] | None = None
         self._answers = -1
+        self._late = False
+        optimised = self._folder / "optimised.onnx" if _WRITABLE_PROVIDERS.issuperset(options["providers"]) else None
         began = time.perf_counter()
         try:
-            self._start(options, cores)
-            self.description = self._receive(load_timeout_seconds)
+            self._start(options | {"optimised": str(optimised) if optimised else None}, cores)
+            self.description = _parsed(self._line(time.monotonic() + load_timeout_seconds))
         except TimeoutError as error:
             tail = self._log_tail()
             self.close()
@@ -55,33 +71,26 @@ class OnnxSession:
             self.close()
             raise
         self._load_seconds = time.perf_counter() - began
+        # read here, not in the child, whose memory is measured as the model's
+        self.description["operators"] = executed_operators(optimised) if optimised else None
 
     def _start(self, options: dict[str, Any], cores: tuple[int, ...] | None) -> None:
-        reading, writing = os.pipe()
+        self._answers, writing = os.pipe()
         argv = [sys.executable, "-P", "-m", "fewbits.runtimes.onnx.worker", json.dumps(options)]
         try:
             with self._log.open("wb") as log, pinned(cores):
                 self._process = spawn(argv, log=log.fileno(), stdout=writing, stdin=subprocess.PIPE)
         finally:
             os.close(writing)
-        self._answers = reading
 
-    def _receive(self, timeout_seconds: float) -> dict[str, Any]:
-        """Read one answer. Raises `TimeoutError`, `BackendError` when the child has ended, `ProtocolError`."""
-        line = read_line(self._answers, time.monotonic() + timeout_seconds)
+    def _line(self, deadline: float) -> bytes:
+        """Read one answer. Raises `TimeoutError`, `BackendError` when the child has ended."""
+        line = read_line(self._answers, deadline)
         if not line:
             raise self._died(
                 "the model could not be loaded" if not hasattr(self, "description") else "the engine died while answering"
             )
-        try:
-            message = json.loads(line)
-        except ValueError as error:
-            msg = f"{ENGINE}'s worker answered something that is not JSON: {line[:120]!r}"
-            raise ProtocolError(msg) from error
-        if not isinstance(message, dict):
-            msg = f"{ENGINE}'s worker answered something that is no object: {line[:120]!r}"
-            raise ProtocolError(msg)
-        return message
+        return line
 
     @property
     def init_latency_seconds(self) -> float | None:
@@ -104,9 +113,9 @@ class OnnxSession:
         operators: dict[str, int] | None = self.description["operators"]
         if operators is None:
             return None
-        whole = sum(count for name, count in operators.items() if any(word in name for word in ("Conv", "MatMul", "Gemm")))
+        whole = sum(count for name, count in operators.items() if any(word in name for word in _PRODUCTS))
         integer = sum(count for name, count in operators.items() if name in INTEGER_OPERATORS)
-        return min(1.0, integer / whole) if whole else None
+        return integer / whole if whole else None
 
     def identity(self) -> ServedIdentity:
         """Prove that the child's session was made from the artifact's bytes. Raises `IdentityError`."""
@@ -139,19 +148,26 @@ class OnnxSession:
     def generate(self, request: GenerateRequest, timeout_seconds: float) -> RawReply:
         """Show one image; a request without an image runs the graph on plain grey, which is what a warm-up needs.
 
-        Raises `TrialTimeoutError`, `BackendError`, `ProtocolError` (an output of another form, values out of range), `SpecError`
-        for an image that cannot be shown.
+        An answer that missed its deadline is waited for and thrown away first. Raises `TrialTimeoutError`, `BackendError` (also
+        for a missing image), `ProtocolError` (an output of another form, values out of range, an image that is damaged or not the
+        one that was planned), `SpecError` for a name that leaves the image folder.
         """
         image = request.image
         if image is not None:
             require_image_name(image.file_name)
         message = {} if image is None else {"file": image.file_name, "sha256": image.sha256}
-        self._send(message)
+        deadline = time.monotonic() + timeout_seconds
         try:
-            answer = self._receive(timeout_seconds)
+            if self._late and self.is_alive():
+                self._line(deadline)
+            self._send(message)
+            self._late = True
+            line = self._line(deadline)
+            self._late = False
         except TimeoutError as error:
             msg = f"{ENGINE} did not answer within {timeout_seconds:g} s"
             raise TrialTimeoutError(msg) from error
+        answer = _parsed(line)
         if problem := answer.get("problem"):
             msg = f"{ENGINE}: {problem}"
             raise ProtocolError(msg)
@@ -194,7 +210,8 @@ class OnnxSession:
         if process is not None:
             stop(process)
             if process.stdin is not None:
-                process.stdin.close()
+                with suppress(OSError):  # what a dead child never read
+                    process.stdin.close()
         if self._answers >= 0:
             os.close(self._answers)
             self._answers = -1
@@ -214,6 +231,34 @@ class OnnxSession:
             return tail_of(self._log.read_text(encoding="utf-8", errors="replace")[-_LOG_TAIL_BYTES:])
         except OSError:
             return ""
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    try:
+        message = json.loads(line)
+    except ValueError as error:
+        msg = f"{ENGINE}'s worker answered something that is not JSON: {line[:120]!r}"
+        raise ProtocolError(msg) from error
+    if not isinstance(message, dict):
+        msg = f"{ENGINE}'s worker answered something that is no object: {line[:120]!r}"
+        raise ProtocolError(msg)
+    return message
+
+
+def executed_operators(path: Path) -> dict[str, int] | None:
+    """Count the operators of an executed graph by type, and remove its file; `None` where nothing here can read it."""
+    try:
+        import onnx
+        from google.protobuf.message import DecodeError
+    except ImportError:
+        return None
+    try:
+        graph = onnx.load(str(path), load_external_data=False).graph
+    except (OSError, ValueError, DecodeError):
+        return None
+    finally:
+        path.unlink(missing_ok=True)
+    return dict(sorted(Counter(node.op_type for node in graph.node).items()))
 
 
 def require_image_name(name: str) -> None:

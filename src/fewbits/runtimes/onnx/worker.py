@@ -6,15 +6,12 @@ opened, checked and letterboxed before the clock starts; between its two reads l
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
+import stat
 import sys
-import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,7 +20,7 @@ import numpy as np
 from fewbits.core.codec import encode_canonical
 from fewbits.core.errors import FewbitsError
 from fewbits.images.letterbox import Letterboxed, letterbox, to_original
-from fewbits.images.opening import read_picture
+from fewbits.images.opening import FILE_BYTES_LIMIT, read_picture
 from fewbits.records.detection import Detection, Detections
 from fewbits.runtimes.onnx.decode import Boxes, DecodeSettings, Floats, Head, OutputFormError, Scores, decode, looks_like_logits
 
@@ -67,9 +64,12 @@ class Detector:
         settings.intra_op_num_threads = options["threads"]
         settings.inter_op_num_threads = 1
         settings.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        with _optimised_graph(settings) as optimised:
-            self._session = onnxruntime.InferenceSession(data, settings, providers=options["providers"])
-            operators = _operators(optimised)
+        settings.log_severity_level = 3  # warnings would push what matters out of the log's last lines
+        # threads that spin on after a run would disturb the next variant's trial
+        settings.add_session_config_entry("session.force_spinning_stop", "1")
+        if options["optimised"] is not None:
+            settings.optimized_model_filepath = options["optimised"]
+        self._session = onnxruntime.InferenceSession(data, settings, providers=options["providers"])
         self._input = self._session.get_inputs()[0]
         metadata = dict(self._session.get_modelmeta().custom_metadata_map)
         self._scores = _choice(options["scores"], metadata.get(SCORES_KEY))
@@ -90,7 +90,6 @@ class Detector:
             "inputs": [[value.name, value.type, value.shape] for value in self._session.get_inputs()],
             "outputs": [[value.name, value.type, value.shape] for value in self._session.get_outputs()],
             "metadata": metadata,
-            "operators": operators,
         }
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -112,7 +111,7 @@ class Detector:
             grey = np.full((3, size, size), _GREY, dtype=np.float32)
             return Letterboxed(pixels=grey, scale=1.0, left=0, top=0, width=size, height=size)
         path = Path(self._options["image_folder"]) / request["file"]
-        data = path.read_bytes()
+        data = _image_bytes(path)
         if hashlib.sha256(data).hexdigest() != request["sha256"]:
             msg = f"{request['file']} is not the image that was planned: its bytes have changed"
             raise ValueError(msg)
@@ -141,7 +140,7 @@ class Detector:
     def _text(self, boxes: Boxes, shown: Letterboxed) -> str:
         corners = to_original(boxes.corners, shown)
         ids = self._options["category_ids"]
-        found = tuple(
+        found = (
             Detection(
                 category_id=ids[int(place)],
                 score=round(float(score), _SCORE_PLACES),
@@ -152,7 +151,9 @@ class Detector:
             )
             for box, score, place in zip(corners, boxes.scores, boxes.classes, strict=True)
         )
-        return encode_canonical(Detections(width=shown.width, height=shown.height, detections=found)).decode()
+        # a box without area (wholly in the grey bars, or of negative size) shows nothing
+        shown_boxes = tuple(one for one in found if one.width > 0 and one.height > 0)
+        return encode_canonical(Detections(width=shown.width, height=shown.height, detections=shown_boxes)).decode()
 
 
 def _choice(option: str, declared: str | None) -> str | None:
@@ -168,24 +169,13 @@ def _element_type(onnx_type: str) -> Any:
     return types[onnx_type]
 
 
-@contextlib.contextmanager
-def _optimised_graph(settings: Any) -> Iterator[Path]:
-    """Let the session write the graph that it really executes to a temporary file."""
-    with tempfile.TemporaryDirectory(prefix="fewbits-onnx-") as folder:
-        path = Path(folder) / "optimised.onnx"
-        settings.optimized_model_filepath = str(path)
-        yield path
-
-
-def _operators(path: Path) -> dict[str, int] | None:
-    """Count the operators of the executed graph; `None` where it was not written, or nothing here can read it."""
-    try:
-        import onnx
-
-        graph = onnx.load(str(path), load_external_data=False).graph
-    except (ImportError, OSError, ValueError):
-        return None
-    return dict(sorted(Counter(node.op_type for node in graph.node).items()))
+def _image_bytes(path: Path) -> bytes:
+    """Read a picture file. Raises `OSError`, and `ValueError` for what is no file or far too large for a picture."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) or status.st_size > FILE_BYTES_LIMIT:
+        msg = f"{path.name} is no picture file, or larger than {FILE_BYTES_LIMIT} bytes"
+        raise ValueError(msg)
+    return path.read_bytes()
 
 
 if __name__ == "__main__":
