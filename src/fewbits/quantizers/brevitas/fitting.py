@@ -81,7 +81,7 @@ def fit_layers(
 
         def fit(module: Any, inputs: tuple[Any, ...], name: str = name, plan: LayerPlan = plan) -> None:
             places = sampled_places(inputs[0], module, fitting.sampling, name)
-            saturated = _fit_activation(module, plan, inputs[0], sampled_columns(inputs[0], module, places))
+            saturated = _fit_activation(module, plan, inputs[0])
             seen = sampled_columns(brevitas_layers.quantized_input(module, inputs[0]), module, places)
             error, clipped = _fit_weights(module, plan, fitting.steps, seen, floats.columns.pop(name))
             fits.append(LayerFit(name, plan.weight_bits, module.weight.numel(), error, clipped, saturated))
@@ -96,10 +96,11 @@ def fit_layers(
     return tuple(fits)
 
 
-def _fit_activation(layer: Any, plan: LayerPlan, values: torch.Tensor, seen: torch.Tensor) -> float | None:
+def _fit_activation(layer: Any, plan: LayerPlan, values: torch.Tensor) -> float | None:
     if plan.activations is not ActivationQuantizer.UNSIGNED:
         return None
-    found = least_squares_range(seen)
+    # of all values, not of the sampled columns: a range that misses extremes costs more than one that fits the objects best
+    found = least_squares_range(values)
     brevitas_layers.set_activation_range(layer, found)
     return saturated_share(values, found)
 

@@ -61,20 +61,20 @@ def layer_sensitivities(
     hooks = [layer.register_forward_hook(_keeper(name, outputs)) for name, layer in convolutions.items()]
     generator = torch.Generator().manual_seed(seed)
     try:
-        for batch in images.split(_BATCH):
-            with torch.enable_grad():  # whatever the caller switched off
+        with torch.enable_grad():  # whatever the caller switched off
+            for batch in images.split(_BATCH):
                 weighed = _weighed(model(batch.clone().requires_grad_(True)))
-            layers = [outputs[name] for name in convolutions]
-            maps = [torch.zeros(layer.shape[0], layer.shape[2] * layer.shape[3]) for layer in layers]
-            for probe in range(PROBES):
-                signs = torch.randint(0, 2, weighed.shape, generator=generator).to(weighed.dtype) * 2 - 1
-                gradients = torch.autograd.grad((weighed * signs).sum(), layers, retain_graph=probe + 1 < PROBES)
-                for name, gradient, seen in zip(convolutions, gradients, maps, strict=True):
-                    squares = gradient.square()
-                    channels[name] += squares.double().sum(dim=(0, 2, 3)) / PROBES
-                    seen.add_(squares.sum(dim=1).flatten(1) / PROBES)
-            for name, seen in zip(convolutions, maps, strict=True):
-                places[name].append(seen)
+                layers = [outputs[name] for name in convolutions]
+                maps = [torch.zeros(layer.shape[0], layer.shape[2] * layer.shape[3]) for layer in layers]
+                for probe in range(PROBES):
+                    signs = torch.randint(0, 2, weighed.shape, generator=generator).to(weighed.dtype) * 2 - 1
+                    gradients = torch.autograd.grad((weighed * signs).sum(), layers, retain_graph=probe + 1 < PROBES)
+                    for name, gradient, seen in zip(convolutions, gradients, maps, strict=True):
+                        squares = gradient.square()
+                        channels[name] += squares.double().sum(dim=(0, 2, 3)) / PROBES
+                        seen.add_(squares.sum(dim=1).flatten(1) / PROBES)
+                for name, seen in zip(convolutions, maps, strict=True):
+                    places[name].append(seen)
     finally:
         for hook in hooks:
             hook.remove()
