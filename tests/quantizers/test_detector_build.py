@@ -120,13 +120,17 @@ def test_a_budget_is_kept_and_spent(lab: DetectorLab, tmp_path: Path) -> None:
     assert len({tensor.level_bits for tensor in census.weight_tensors}) > 2
 
 
-@pytest.mark.parametrize("step", ["brevitas-gptq", "brevitas-gpfq", "brevitas-bias", "equalize"])
-def test_the_library_s_own_methods_run_beside_ours(lab: DetectorLab, step: str) -> None:
+@pytest.mark.parametrize("step", ["brevitas-gptq", "brevitas-gpfq", "brevitas-bias", "equalize", "learned"])
+def test_other_methods_run_beside_ours(lab: DetectorLab, step: str) -> None:
     model = build(lab, f"W4A8-naive+fold+per-channel+clip+unsigned+{step}")
     with torch.no_grad():
         output = model(pictures())
     assert bool(torch.isfinite(output).all())
     assert distance(lab, model) < distance(lab, build(lab, "W4A8-naive"))
+
+
+def test_training_keeps_what_it_does_not_improve(lab: DetectorLab) -> None:
+    assert distance(lab, build(lab, "W3A8-qat")) < 1.2 * distance(lab, build(lab, "W3A8"))
 
 
 def test_the_same_inputs_give_the_same_model(lab: DetectorLab, tmp_path: Path) -> None:

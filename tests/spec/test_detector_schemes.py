@@ -55,6 +55,7 @@ def test_naive_takes_none_and_steps_are_added_in_their_own_order() -> None:
         ("W4A16-naive+unsigned", "has no effect"),
         ("W4A8-naive-mixed5", "needs per-channel"),
         ("W4A8-mixed3.9", "not between 4 and 8"),
+        ("W4A8-naive-qat", "training needs fold"),
     ],
 )
 def test_unusable_tags_say_why(tag: str, said: str) -> None:

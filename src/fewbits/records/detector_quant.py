@@ -56,7 +56,7 @@ class Step(StrEnum):
     BREVITAS_GPFQ = "brevitas-gpfq"
     BREVITAS_BIAS = "brevitas-bias"
     LEARNED = "learned"
-    """Roundings are learned block by block against the float model's output (AdaRound, arXiv 2004.10568)."""
+    """Roundings are learned, layer by layer, against the float model's output (AdaRound, arXiv 2004.10568)."""
 
 
 class Recipe(Record, frozen=True, kw_only=True):

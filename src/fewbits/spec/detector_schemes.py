@@ -105,6 +105,8 @@ def _conflicts(recipe: Recipe, budget: float | None) -> list[tuple[str, str]]:
         found.append(("bias and brevitas-bias both correct biases", "choose one"))
     if Step.UNSIGNED in steps and recipe.activation_bits == FLOAT_ACTIVATION_BITS:
         found.append(("the step unsigned has no effect where activations stay float", "leave it out, or use A8"))
+    if recipe.tuned and (Step.FOLD not in steps or Step.EQUALIZE in steps):
+        found.append(("training needs fold and does not go with equalize", "layers are trained under the float model's names"))
     if budget is not None:
         if Step.PER_CHANNEL not in steps:
             found.append(("a mixed recipe needs per-channel", "scales belong to layers of different width"))

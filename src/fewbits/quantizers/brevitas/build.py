@@ -13,6 +13,7 @@ from fewbits.quantizers.brevitas.layers import ActivationQuantizer, LayerPlan, W
 from fewbits.quantizers.brevitas.library_methods import METHODS, collect_activation_statistics, equalize, quiet_brevitas
 from fewbits.quantizers.brevitas.output_scores import LayerCost, LayerSensitivity, layer_sensitivities, rounding_costs
 from fewbits.quantizers.brevitas.samples import FloatInputs, Sampling, record_float_inputs
+from fewbits.quantizers.brevitas.tuning import TuningSettings, tune
 from fewbits.quantizers.brevitas.yolov10 import Head, build_yolov10, convolutions, fold_batch_norms, layer_roles
 from fewbits.records.detector_quant import LayerRole, Recipe, Step
 from fewbits.spec.detector_schemes import FLOAT_ACTIVATION_BITS, SPARED_BITS
@@ -96,6 +97,8 @@ class DetectorLab:
                 if step in recipe.steps:
                     self._progress(f"running {step}")
                     method(model, self._images)
+        if recipe.tuned:
+            tune(model, build_float(self._source), self._images, TuningSettings(), self._progress)
         return BuiltVariant(model, plans, fits)
 
     def _layer_bits(self, recipe: Recipe, found: Mapping[str, Any], floats: FloatInputs) -> Mapping[str, int]:

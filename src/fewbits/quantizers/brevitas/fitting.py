@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fewbits.quantizers.brevitas import layers as brevitas_layers
 from fewbits.quantizers.brevitas.activation_ranges import least_squares_range, saturated_share
 from fewbits.quantizers.brevitas.layers import ActivationQuantizer, LayerPlan, WeightQuantizer
+from fewbits.quantizers.brevitas.learned_rounding import LayerSamples, RoundingDescent, learned_rounding
 from fewbits.quantizers.brevitas.rounding import (
     absmax_scales,
     clipped_scales,
@@ -115,9 +116,16 @@ def _fit_weights(
     target = fitted_target(weights, columns.gram, columns.drift) if Step.TARGET in steps else weights
     bits = plan.weight_bits
     scales = clipped_scales(target, columns.gram, bits) if Step.CLIP in steps else absmax_scales(target, bits)
-    values = compensated(target, columns.gram, scales, bits) if Step.GPTQ in steps else nearest(target, scales, bits)
+    if Step.GPTQ in steps:
+        values = compensated(target, columns.gram, scales, bits)
+    elif Step.LEARNED in steps:
+        wanted = (floats - columns.float_mean.float()) @ weights.float().transpose(1, 2)
+        samples = LayerSamples(target, seen - columns.mean.float(), wanted)
+        values = learned_rounding(samples, scales, bits, RoundingDescent())
+    else:
+        values = nearest(target, scales, bits)
     # rounding to nearest is left to the layer itself: whoever rounds in another way later still finds the real weights
-    kept_values = values if Step.GPTQ in steps else target
+    kept_values = target if Step.GPTQ not in steps and Step.LEARNED not in steps else values
     brevitas_layers.set_weights(layer, kept_values.float(), scales.flatten().float())
     if Step.BIAS in steps and layer.bias is not None:
         shift = (weights * columns.float_mean).sum(dim=2) - (values * columns.mean).sum(dim=2)
