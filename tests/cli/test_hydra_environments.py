@@ -41,7 +41,7 @@ def test_the_environments_are_those_of_the_makefile(pixi: dict[str, Any]) -> Non
     full, light = sorted(makefile_extras(), key=len, reverse=True)
     assert extras(pixi, "dev") == full
     assert extras(pixi, "default") == light
-    assert extras(pixi, "sensitivity") == full - {"dev"}
+    assert extras(pixi, "sensitivity") == full - {"dev", "detection"}
 
 
 def test_every_extra_is_one_of_the_package(pixi: dict[str, Any], pyproject: dict[str, Any]) -> None:
