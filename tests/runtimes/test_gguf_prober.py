@@ -209,8 +209,8 @@ class TestReal:
             before = child.memory_info().rss
             for _ in range(10):
                 prober.compare(other, 0, 1)
-            # a model that was not freed would add a tenth of a gigabyte each time
-            assert child.memory_info().rss < before + 60e6
+            # ten models that were not freed would add a gigabyte; which pages of a mapped file stay resident is the system's choice
+            assert child.memory_info().rss < before + 250e6
 
     def graft(self, source: Path, output: Path) -> None:
         """Another model of the same tokens: the blocks of one tensor have changed places."""

@@ -55,6 +55,7 @@ _REASON_WORDS = {
     "TOO_FEW_CLEAN_RUNS": "too few clean repeats",
     "TOO_FEW_LATENCY_SAMPLES": "too few latency samples",
     "NO_DECODE_STEP": "nothing was decoded after the first token",
+    "NO_TOKENS": "this kind of work has no tokens",
     "NOT_MEASURED": "it was switched off, or this kind of runtime cannot show it",
     "ALREADY_DECIDED": "there is a verdict already",
     "INSIDE_MARGIN": "the difference is proven to lie inside the margin",
