@@ -209,7 +209,7 @@ class TestReal:
             before = child.memory_info().rss
             for _ in range(10):
                 prober.compare(other, 0, 1)
-            # ten models that were not freed would add a gigabyte; which pages of a mapped file stay resident is the system's choice
+            # ten models that were not freed would add a gigabyte; which pages of a mapped file stay is up to the system
             assert child.memory_info().rss < before + 250e6
 
     def graft(self, source: Path, output: Path) -> None:
