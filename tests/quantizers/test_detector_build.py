@@ -36,7 +36,7 @@ def make_lab(folder: Path) -> DetectorLab:
     path = folder / "tiny.pt"
     write_checkpoint(path, Sample())
     source = DetectorSource(read_checkpoint(path), Head.ONE_TO_ONE, SIZE)
-    return DetectorLab(source, pictures(), choose_layer_bits, lambda _line: None)
+    return DetectorLab(source, pictures(), choose_layer_bits)
 
 
 def pictures() -> Any:
@@ -47,7 +47,7 @@ def pictures() -> Any:
 def build(lab: DetectorLab, tag: str) -> Any:
     recipe = parse_scheme(tag)
     assert recipe is not None
-    return lab.build(recipe).model
+    return lab.build(recipe, lambda _line: None).model
 
 
 def distance(lab: DetectorLab, model: Any) -> float:

@@ -15,9 +15,6 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("brevitas")
 
-from hypothesis import given  # noqa: E402
-from hypothesis import settings as hypothesis_settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
 
 from fewbits.core.errors import BackendError, SpecError  # noqa: E402
 from fewbits.quantizers.brevitas import layers as brevitas_layers  # noqa: E402
@@ -29,7 +26,7 @@ from fewbits.quantizers.brevitas.layers import ActivationQuantizer, LayerPlan, W
 from fewbits.quantizers.brevitas.library_methods import collect_activation_statistics, quiet_brevitas  # noqa: E402
 from fewbits.quantizers.brevitas.samples import Sampling, record_float_inputs  # noqa: E402
 from fewbits.quantizers.brevitas.tuned_layers import fused, input_range, tuned_layers  # noqa: E402
-from fewbits.quantizers.brevitas.tuning import TuningSettings, is_collapsed, tune  # noqa: E402
+from fewbits.quantizers.brevitas.tuning import TuningSettings, tune  # noqa: E402
 from fewbits.quantizers.brevitas.tuning_loss import Observation, distillation_loss, head_inputs, observe  # noqa: E402
 from fewbits.quantizers.brevitas.yolov10 import build_yolov10, convolutions, fold_batch_norms, layer_roles  # noqa: E402
 from fewbits.records.detector_quant import LayerRole, Step  # noqa: E402
@@ -387,20 +384,6 @@ def test_what_lies_outside_of_an_image_is_the_letterbox_grey() -> None:
     grey = torch.full((8, 3, SIDE, SIDE), GREY)
     found = augmented(grey, torch.Generator().manual_seed(0))
     assert float((found.amax((1, 2, 3)) - found.amin((1, 2, 3))).max()) < 1e-6
-
-
-@hypothesis_settings(max_examples=50, deadline=None)
-@given(best=st.floats(0, 1), final=st.floats(0, 1), ratio=st.floats(0.1, 1))
-def test_collapse_means_below_a_share_of_the_best(best: float, final: float, ratio: float) -> None:
-    assert is_collapsed(best, final, ratio) == (best > 0 and final < ratio * best)
-
-
-@pytest.mark.parametrize(
-    ("best", "final", "expected"),
-    [(0.4, 0.19, True), (0.4, 0.2, False), (0.4, 0.0, True), (0.0, 0.0, False), (0.3, 0.3, False), (0.4, math.nan, True)],
-)
-def test_the_runbooks_collapse_rule(best: float, final: float, expected: bool) -> None:
-    assert is_collapsed(best, final) is expected
 
 
 def test_rates_rise_then_fall_to_nothing() -> None:

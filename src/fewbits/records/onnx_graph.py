@@ -60,3 +60,13 @@ class QuantCensus(Record, frozen=True, kw_only=True):
     biases: int
     """Numbers in biases, which no average counts."""
     file_bytes: int
+
+
+HEAD_KEY = "fewbits.head"
+"""Metadata of an ONNX file: `one-to-one` or `one-to-many`."""
+SCORES_KEY = "fewbits.scores"
+"""Metadata: whether class scores are `probabilities` or `logits`."""
+NAMES_KEY = "fewbits.names"
+"""Metadata: class names in the model's order, as a JSON list; absent where the checkpoint has none."""
+BUILD_KEY = "fewbits.build"
+"""Metadata: how the file was made, a `BuildReport` as canonical JSON."""

@@ -24,6 +24,8 @@ class ModelKind(StrEnum):
     """A GGUF file on this machine."""
     PACKAGED = "packaged"
     """A name in fewbits' registry, fetched through the package client."""
+    CHECKPOINT = "checkpoint"
+    """A PyTorch checkpoint on this machine."""
     SERVER = "server"
     """A model that a server (Ollama, OpenAI-compatible) already holds."""
 
@@ -70,7 +72,9 @@ class VariantWarning(Record, frozen=True, kw_only=True):
 class Artifact(Record, frozen=True, kw_only=True):
     """The manifest of a variant: identity, size and precision measured from the file itself, and how it was made.
 
-    `bits_per_weight` = 8 x bytes of all tensor data / number of weights in all tensors (metadata not counted).
+    `bits_per_weight` = 8 x bytes of all tensor data / number of weights in all tensors (metadata not counted). Of ONNX files:
+    the bits that the weights' ranges of integers need, averaged over the weights of convolutions and matrix products; such files
+    may store them wider (INT8), which `bytes` and the census show.
     Server models have no file: every measured field is then `None`.
     """
 

@@ -127,6 +127,13 @@ def scheme_tag(recipe: Recipe | None) -> str:
     return tag + ("-qat" if recipe.tuned else "")
 
 
+def at_eight_bits(recipe: Recipe) -> str:
+    """Return the tag of the same steps at 8 weight bits, without budget and training: it shows whether the wiring holds."""
+    is_best = recipe.steps == _best_steps(recipe.weight_bits, recipe.activation_bits)
+    steps = _best_steps(SPARED_BITS, recipe.activation_bits) if is_best else recipe.steps
+    return scheme_tag(Recipe(weight_bits=SPARED_BITS, activation_bits=recipe.activation_bits, steps=steps))
+
+
 def ladder(weight_bits: int, activation_bits: int) -> tuple[LadderRow, ...]:
     """Return the ablation: the main ladder from naive to best, one step more in each row, then side rows that replace one step.
 

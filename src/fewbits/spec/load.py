@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from fewbits.core.errors import Problem, SpecError
+from fewbits.records.detection import DetectionSettings
 from fewbits.records.divergence import NAMED_TEXTS, DivergencePolicy
 from fewbits.records.plan import (
     BaselineRequest,
@@ -69,13 +70,14 @@ def load_spec(
     available_cores: Collection[int] | None = None,
     cwd: Path | None = None,
     root: Path | None = None,
+    detection: DetectionSettings | None = None,
 ) -> SweepSpec:
     """Build the spec from explicit flags (see `explicit_flags`; keys as in matrix files) and an optional matrix file.
 
     `available_cores` are the ids of the logical cores that this process may use; `None` leaves threads and affinity unchecked.
     Relative input paths (the matrix file, `task_bank`, `script`, a control profile) and the folders of named profiles and ladders
     are looked for in `cwd` (default: the current folder), then in `root` (default: the checkout that this package runs from, if
-    it is one). Raises `SpecError` with every problem.
+    it is one). `detection` makes it a sweep over detectors, with their runtime and tags. Raises `SpecError` with every problem.
     """
     root = root if root is not None else repository_root()
     bases = [cwd if cwd is not None else Path(), *([root] if root is not None else [])]
@@ -87,13 +89,14 @@ def load_spec(
         others = [item for key, items in from_flags.problems.items() if key not in _FILE_WINS for item in items]
         raise SpecError([*error.problems, *others]) from error
     draft = _merge(_Sources(from_file, from_flags, *_read_profile(from_file, from_flags, bases)))
+    draft.detects = detection is not None
     _prefer_ollama(draft, bases)
     expand_ladders(draft, bases)
     check_draft(draft, available_cores)
     _resolve_inputs(draft, bases)
     if draft.problems:
         raise SpecError(draft.problems)
-    return _assemble(draft.values)
+    return msgspec.structs.replace(_assemble(draft.values), detection=detection)
 
 
 def repository_root() -> Path | None:
@@ -144,7 +147,7 @@ def _read_profile(from_file: Settings, from_flags: Settings, bases: list[Path]) 
 
 def _prefer_ollama(draft: Draft, bases: list[Path]) -> None:
     """Models named as Ollama names them (`qwen2.5-coder:7b`) are looked for there, unless somebody chose a runtime."""
-    if draft.given("runtime") or draft.given("base_url") or not draft.usable("models", "runtime"):
+    if draft.detects or draft.given("runtime") or draft.given("base_url") or not draft.usable("models", "runtime"):
         return
     models = draft.values["models"]
     if models and all(_OLLAMA_NAME.fullmatch(name) and find_input(name, bases) is None for name in models):

@@ -13,7 +13,7 @@ from fewbits.quantizers.brevitas.layers import ActivationQuantizer, LayerPlan, W
 from fewbits.quantizers.brevitas.library_methods import METHODS, collect_activation_statistics, equalize, quiet_brevitas
 from fewbits.quantizers.brevitas.output_scores import LayerCost, LayerSensitivity, layer_sensitivities, rounding_costs
 from fewbits.quantizers.brevitas.samples import FloatInputs, Sampling, record_float_inputs
-from fewbits.quantizers.brevitas.tuning import TuningSettings, tune
+from fewbits.quantizers.brevitas.tuning import TuningRecord, TuningSettings, tune
 from fewbits.quantizers.brevitas.yolov10 import Head, build_yolov10, convolutions, fold_batch_norms, layer_roles
 from fewbits.records.detector_quant import LayerRole, Recipe, Step
 from fewbits.spec.detector_schemes import FLOAT_ACTIVATION_BITS, SPARED_BITS
@@ -48,64 +48,68 @@ class BuiltVariant:
 
     model: nn.Module
     plans: Mapping[str, LayerPlan]
+    roles: Mapping[str, LayerRole]
     fits: tuple[LayerFit, ...]
+    training: TuningRecord | None = None
 
 
 class DetectorLab:
     """Makes variants of one float model on one set of calibration images; what they share is computed once.
 
-    `images` float32[images, 3, size, size], RGB 0..1, stay in memory. Slow parts are announced through `progress`. The same
-    inputs give the same models.
+    `images` float32[images, 3, size, size], RGB 0..1, stay in memory. The same inputs give the same models.
     """
 
-    def __init__(
-        self, source: DetectorSource, images: torch.Tensor, choose_bits: ChooseBits, progress: Callable[[str], None]
-    ) -> None:
+    def __init__(self, source: DetectorSource, images: torch.Tensor, choose_bits: ChooseBits) -> None:
         self._source = source
-        self._images = images
+        self.images = images
         self._choose_bits = choose_bits
-        self._progress = progress
 
     @cached_property
     def sensitivities(self) -> dict[str, LayerSensitivity]:
         """Where errors of each layer reach the output, in the folded float model."""
-        self._progress(f"reading where errors matter, on {len(self._images)} images")
         model = build_float(self._source)
-        return layer_sensitivities(model, convolutions(model), self._images, seed=0)
+        return layer_sensitivities(model, convolutions(model), self.images, seed=0)
 
-    def build(self, recipe: Recipe) -> BuiltVariant:
-        """Quantize the float model by a recipe, step by step."""
+    def build(self, recipe: Recipe, progress: Callable[[str], None]) -> BuiltVariant:
+        """Quantize the float model by a recipe, step by step. Slow parts are announced through `progress`."""
         model: Any = build_yolov10(self._source.checkpoint, self._source.head, self._source.image_size)
         if Step.FOLD in recipe.steps:
             fold_batch_norms(model)
         roles = layer_roles(model)
         if Step.EQUALIZE in recipe.steps:
-            model = equalize(model, self._images)
+            model = equalize(model, self.images)
         found = convolutions(model)
         is_weighted = Step.WEIGHTED in recipe.steps
+        if is_weighted or recipe.budget_bits is not None:
+            progress(f"reading where errors matter, on {len(self.images)} images")
         sampling = Sampling(importance={name: seen.places for name, seen in self.sensitivities.items()} if is_weighted else {})
-        self._progress(f"reading what {len(found)} layers see")
-        floats = record_float_inputs(model, found, self._images, sampling)
-        plans = plan_layers(recipe, roles, self._layer_bits(recipe, found, floats))
+        progress(f"reading what {len(found)} layers see")
+        floats = record_float_inputs(model, found, self.images, sampling)
+        plans = plan_layers(recipe, roles, self._layer_bits(recipe, found, floats, progress))
         layers = quantize_layers(model, plans)
         with quiet_brevitas():
             if Step.UNSIGNED not in recipe.steps and recipe.activation_bits != FLOAT_ACTIVATION_BITS:
-                collect_activation_statistics(model, self._images)
-            self._progress(f"fitting {len(found)} layers")
-            fits = fit_layers(model, layers, Fitting(plans, recipe.steps, sampling), self._images, floats)
+                collect_activation_statistics(model, self.images)
+            progress(f"fitting {len(found)} layers")
+            fits = fit_layers(model, layers, Fitting(plans, recipe.steps, sampling), self.images, floats)
             for step, method in METHODS.items():
                 if step in recipe.steps:
-                    self._progress(f"running {step}")
-                    method(model, self._images)
+                    progress(f"running {step}")
+                    method(model, self.images)
+        training = None
         if recipe.tuned:
-            tune(model, build_float(self._source), self._images, TuningSettings(), self._progress)
-        return BuiltVariant(model, plans, fits)
+            settings = TuningSettings()
+            history = tune(model, build_float(self._source), self.images, settings, progress)
+            training = TuningRecord(settings=settings, history=history)
+        return BuiltVariant(model, plans, roles, fits, training)
 
-    def _layer_bits(self, recipe: Recipe, found: Mapping[str, Any], floats: FloatInputs) -> Mapping[str, int]:
+    def _layer_bits(
+        self, recipe: Recipe, found: Mapping[str, Any], floats: FloatInputs, progress: Callable[[str], None]
+    ) -> Mapping[str, int]:
         """Return the bits that the budget gives to each layer; empty without a budget."""
         if recipe.budget_bits is None:
             return {}
-        self._progress(f"weighing {len(found)} layers under {recipe.budget_bits:g} bits on average")
+        progress(f"weighing {len(found)} layers under {recipe.budget_bits:g} bits on average")
         costs = rounding_costs(found, self.sensitivities, floats.columns, recipe.weight_bits)
         return self._choose_bits(costs, recipe.weight_bits, recipe.budget_bits)
 

@@ -19,7 +19,7 @@ from fewbits.quantizers.brevitas.rounding import (
     nearest,
     output_error,
 )
-from fewbits.quantizers.brevitas.samples import FloatInputs, Sampling, sampled_columns, sampled_places
+from fewbits.quantizers.brevitas.samples import FloatInputs, Sampling, sampled_columns, sampled_places, uniform_weights
 from fewbits.records.detector_quant import Step
 
 if TYPE_CHECKING:
@@ -49,6 +49,16 @@ class LayerFit:
     """Weights beyond the largest code of their scale."""
     saturated_input_share: float | None
     """Inputs outside of the activation's range."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Samples:
+    """A layer's sampled inputs, float32[groups, samples, columns], now and in the float model."""
+
+    now: torch.Tensor
+    then: torch.Tensor
+    counts: torch.Tensor
+    """float32[samples]: what each counts in a mean over all positions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +94,8 @@ def fit_layers(
             places = sampled_places(inputs[0], module, fitting.sampling, name)
             saturated = _fit_activation(module, plan, inputs[0])
             seen = sampled_columns(brevitas_layers.quantized_input(module, inputs[0]), module, places)
-            error, clipped = _fit_weights(module, plan, fitting.steps, seen, floats.columns.pop(name))
+            counts = uniform_weights(inputs[0], module, places, fitting.sampling, name)
+            error, clipped = _fit_weights(module, plan, fitting.steps, _Samples(seen, floats.columns.pop(name), counts))
             fits.append(LayerFit(name, plan.weight_bits, module.weight.numel(), error, clipped, saturated))
 
         hooks.append(layer.register_forward_pre_hook(fit))
@@ -106,22 +117,20 @@ def _fit_activation(layer: Any, plan: LayerPlan, values: torch.Tensor) -> float 
     return saturated_share(values, found)
 
 
-def _fit_weights(
-    layer: Any, plan: LayerPlan, steps: Sequence[Step], seen: torch.Tensor, floats: torch.Tensor
-) -> tuple[float, float]:
+def _fit_weights(layer: Any, plan: LayerPlan, steps: Sequence[Step], samples: _Samples) -> tuple[float, float]:
     """Fit weights, scales and bias; returns the relative output error and the share of clipped weights."""
     groups, rows = layer.groups, layer.out_channels // layer.groups
     weights = layer.weight.data.double().reshape(groups, rows, -1)
-    columns = _moments(seen, floats, centred=Step.BIAS in steps)
+    columns = _moments(samples, centred=Step.BIAS in steps)
     target = fitted_target(weights, columns.gram, columns.drift) if Step.TARGET in steps else weights
     bits = plan.weight_bits
     scales = clipped_scales(target, columns.gram, bits) if Step.CLIP in steps else absmax_scales(target, bits)
     if Step.GPTQ in steps:
         values = compensated(target, columns.gram, scales, bits)
     elif Step.LEARNED in steps:
-        wanted = (floats - columns.float_mean.float()) @ weights.float().transpose(1, 2)
-        samples = LayerSamples(target, seen - columns.mean.float(), wanted)
-        values = learned_rounding(samples, scales, bits, RoundingDescent())
+        wanted = (samples.then - columns.float_mean.float()) @ weights.float().transpose(1, 2)
+        lesson = LayerSamples(target, samples.now - columns.mean.float(), wanted)
+        values = learned_rounding(lesson, scales, bits, RoundingDescent())
     else:
         values = nearest(target, scales, bits)
     # rounding to nearest is left to the layer itself: whoever rounds in another way later still finds the real weights
@@ -134,16 +143,18 @@ def _fit_weights(
     return _relative_error(weights, values, columns), clipped
 
 
-def _moments(seen: torch.Tensor, floats: torch.Tensor, *, centred: bool) -> _Columns:
-    samples = seen.shape[1]
-    mean, float_mean = (part.mean(dim=1, keepdim=True) * float(centred) for part in (seen, floats))
-    now, then = seen - mean, floats - float_mean
+def _moments(samples: _Samples, *, centred: bool) -> _Columns:
+    """Return moments around the means over all positions, which a refitted bias keeps, wherever samples are dense."""
+    count = samples.now.shape[1]
+    weights = samples.counts[None, :, None] * float(centred)
+    mean, float_mean = ((part * weights).sum(dim=1, keepdim=True) for part in (samples.now, samples.then))
+    now, then = samples.now - mean, samples.then - float_mean
     return _Columns(
-        gram=(now.transpose(1, 2) @ now / samples).double(),
-        drift=((then - now).transpose(1, 2) @ now / samples).double(),
+        gram=(now.transpose(1, 2) @ now / count).double(),
+        drift=((then - now).transpose(1, 2) @ now / count).double(),
         mean=mean.double(),
         float_mean=float_mean.double(),
-        float_gram=(then.transpose(1, 2) @ then / samples).double(),
+        float_gram=(then.transpose(1, 2) @ then / count).double(),
     )
 
 

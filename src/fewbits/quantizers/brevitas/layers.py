@@ -166,6 +166,11 @@ def set_activation_range(layer: Any, found: ActivationRange) -> None:
         part.counter = part.collect_stats_steps + 1  # no statistics are collected any more: the value holds
 
 
+def input_scale(layer: Any) -> float:
+    """Return the step of a layer's quantized input."""
+    return float(layer.input_quant.scale().detach())
+
+
 def quantized_input(layer: Any, values: torch.Tensor) -> torch.Tensor:
     """Return an input as the layer will see it: float32, same shape."""
     if not layer.input_quant.is_quant_enabled:

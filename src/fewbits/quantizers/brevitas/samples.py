@@ -64,16 +64,33 @@ def sampled_places(values: torch.Tensor, layer: Any, sampling: Sampling, name: s
     """Draw output positions for a layer and its input: int64[images, n], with repeats."""
     import torch
 
+    generator = torch.Generator().manual_seed(zlib.crc32(f"{sampling.seed}\n{name}".encode()))
+    return torch.multinomial(_chances(values, layer, sampling, name), sampling.positions, replacement=True, generator=generator)
+
+
+def uniform_weights(values: torch.Tensor, layer: Any, places: torch.Tensor, sampling: Sampling, name: str) -> torch.Tensor:
+    """Return what each sampled position counts in a mean over all positions: float32[images x n], summing to 1.
+
+    Places that were drawn more often for what they matter count less each (importance sampling, self-normalised).
+    """
+    chances = _chances(values, layer, sampling, name)
+    weights = 1 / chances.gather(1, places).flatten()
+    return weights / weights.sum()
+
+
+def _chances(values: torch.Tensor, layer: Any, sampling: Sampling, name: str) -> torch.Tensor:
+    """Return how likely each output position is drawn: float32[images, positions], rows summing to 1."""
+    import torch
+
     images, _channels, height, width = values.shape
     rows = (height + 2 * layer.padding[0] - layer.kernel_size[0]) // layer.stride[0] + 1
     columns = (width + 2 * layer.padding[1] - layer.kernel_size[1]) // layer.stride[1] + 1
-    generator = torch.Generator().manual_seed(zlib.crc32(f"{sampling.seed}\n{name}".encode()))
     chances = torch.full((images, rows * columns), 1 / (rows * columns))
     if name in sampling.importance:
         importance = sampling.importance[name]
         whole = importance.sum(dim=1, keepdim=True)
         chances = torch.where(whole > 0, UNIFORM_SHARE * chances + (1 - UNIFORM_SHARE) * importance / whole, chances)
-    return torch.multinomial(chances, sampling.positions, replacement=True, generator=generator)
+    return chances
 
 
 def record_float_inputs(

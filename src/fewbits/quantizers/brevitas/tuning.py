@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-COLLAPSE_RATIO = 0.5
-"""Training collapsed where the final score is below this share of the best one. Source: the runbook's rule."""
 HELD_OUT_SHARE = 0.1
 _MOST_HELD_OUT = 32
 _LARGEST_GRADIENT = 1.0
@@ -77,9 +75,11 @@ class TuningHistory(Record, frozen=True, kw_only=True):
     seconds: float
 
 
-def is_collapsed(best: float, final: float, ratio: float = COLLAPSE_RATIO) -> bool:
-    """Tell whether training lost what it had: best > 0 and final < ratio x best. Scores are larger for better, such as mAP."""
-    return best > 0 and not final >= ratio * best
+class TuningRecord(Record, frozen=True, kw_only=True):
+    """How a model was trained, and what came of it."""
+
+    settings: TuningSettings
+    history: TuningHistory
 
 
 def tune(

@@ -42,6 +42,14 @@ PACKAGED_DETECTORS: dict[str, PackagedDetector] = {
 """Every packaged detector by name."""
 
 
+def packaged_detector(text: str) -> PackagedDetector | None:
+    """Return the packaged detector that `text` means, unless there is a file of that name; `None` for anything else."""
+    with contextlib.suppress(OSError):
+        if Path(text).expanduser().exists():
+            return None
+    return PACKAGED_DETECTORS.get(text.removesuffix(".pt"))
+
+
 def resolve_weights(
     text: str,
     cache: ArtifactStore,
@@ -62,7 +70,7 @@ def resolve_weights(
     with contextlib.suppress(OSError):
         if path.exists():
             return path
-    detector = PACKAGED_DETECTORS.get(text.removesuffix(".pt"))
+    detector = packaged_detector(text)
     if detector is None:
         raise SpecError.single(
             "weights", f"there is no file {text!r}", f"give a .pt file, or one of: {', '.join(PACKAGED_DETECTORS)}"

@@ -108,14 +108,22 @@ class OnnxSession:
         return f"{self.description['version']} ({', '.join(self.description['providers'])})"
 
     @property
-    def integer_share(self) -> float | None:
-        """Share of the executed convolutions and matrix products that compute with integers, 0..1; `None` where unknown."""
+    def executed_products(self) -> tuple[int, int] | None:
+        """Executed convolutions and matrix products: how many on integers, how many on floats; `None` where unknown."""
         operators: dict[str, int] | None = self.description["operators"]
         if operators is None:
             return None
         whole = sum(count for name, count in operators.items() if any(word in name for word in _PRODUCTS))
         integer = sum(count for name, count in operators.items() if name in INTEGER_OPERATORS)
-        return integer / whole if whole else None
+        return integer, whole - integer
+
+    @property
+    def integer_share(self) -> float | None:
+        """Share of the executed convolutions and matrix products that compute with integers, 0..1; `None` where unknown."""
+        if self.executed_products is None:
+            return None
+        integer, floating = self.executed_products
+        return integer / (integer + floating) if integer + floating else None
 
     def identity(self) -> ServedIdentity:
         """Prove that the child's session was made from the artifact's bytes. Raises `IdentityError`."""

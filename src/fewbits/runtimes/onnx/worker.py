@@ -22,11 +22,10 @@ from fewbits.core.errors import FewbitsError
 from fewbits.images.letterbox import Letterboxed, letterbox, to_original
 from fewbits.images.opening import FILE_BYTES_LIMIT, read_picture
 from fewbits.records.detection import Detection, Detections
+from fewbits.records.onnx_graph import HEAD_KEY, SCORES_KEY
 from fewbits.runtimes.onnx.decode import Boxes, DecodeSettings, Floats, Head, OutputFormError, Scores, decode, looks_like_logits
 
 AUTO = "auto"
-HEAD_KEY, SCORES_KEY = "fewbits.head", "fewbits.scores"
-"""Keys of the file's own metadata that say how its output is to be read."""
 _GREY = 114 / 255
 _PLACES, _SCORE_PLACES = 2, 6
 
