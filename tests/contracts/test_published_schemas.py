@@ -93,12 +93,18 @@ def test_explorer_artifacts_have_the_five_common_fields() -> None:
 
 
 def test_the_summary_adds_to_the_version_before() -> None:
-    """2.2.0 against 2.1.0. Rates were always between 0 and 1; now the schema says so."""
+    """This one against 2.1.0. Rates were always between 0 and 1; now the schema says so."""
     frozen = load(FROZEN / "schemas" / f"{EARLIER_SUMMARY}.schema.json")
     found = list(differences(frozen, load(ROOT / "schemas" / PUBLISHED["sweep_summary.v2"].file_name)))
     rates = ("determinism_rate", "frontier_success_rate", "missing_telemetry_rate", "polluted_run_rate")
     expected = {f"$.stability_kpis.{name}: new limit {limit}" for name in rates for limit in ("minimum", "maximum")}
     assert set(found) == expected | {"$.schema_version: new limit pattern", "$.schema_version: newly required"}
+
+
+@pytest.mark.parametrize("path", sorted((FROZEN / "schemas").glob("sweep_summary.2.[3-9]*.json")), ids=lambda path: path.stem)
+def test_the_summary_adds_to_every_version_since_2_3(path: Path) -> None:
+    """2.2.0 is the frozen `sweep_summary.v2`."""
+    assert list(differences(load(path), load(ROOT / "schemas" / PUBLISHED["sweep_summary.v2"].file_name))) == []
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)

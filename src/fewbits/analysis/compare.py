@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
@@ -24,6 +24,7 @@ from fewbits.analysis.uncertainty import VariantEvidence, joint_uncertainty
 from fewbits.analysis.verdicts import Candidate, evidence_of, judge, verdict_detail
 from fewbits.records.base import Unavailable
 from fewbits.records.baseline import BaselineMatch
+from fewbits.records.detector_run import RowDetection
 from fewbits.records.plan import Plan, SelectionPolicy
 from fewbits.records.sidecar import SidecarBlock
 from fewbits.records.summary import (
@@ -53,6 +54,7 @@ class Evidence:
     conditions: Mapping[tuple[str, str], RowConditions]
     baselines: Mapping[tuple[str, str], BaselineMatch]
     sidecars: Mapping[tuple[str, str], SidecarBlock]
+    detections: Mapping[tuple[str, str], RowDetection] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +155,13 @@ def complete_row(
     found, why = _comparison(key, verdicts, table, evidence)
     determinism = evidence.determinism.get(key) or determinism_of(())
     match = evidence.baselines.get(key)
-    beside = {"conditions": evidence.conditions.get(key), "hardware_sidecar": evidence.sidecars.get(key)}
+    beside = {
+        "conditions": evidence.conditions.get(key),
+        "hardware_sidecar": evidence.sidecars.get(key),
+        "detection": evidence.detections.get(key),
+    }
     why["conditions"] = str(Unavailable.NO_TRIALS)
-    why |= dict.fromkeys(("baseline", "hardware_sidecar"), str(Unavailable.NOT_MEASURED))
+    why |= dict.fromkeys(("baseline", "hardware_sidecar", "detection"), str(Unavailable.NOT_MEASURED))
     present = {name for name, block in {**beside, "baseline": match}.items() if block is not None}
     unavailable = {name: reason for name, reason in sorted({**row.unavailable, **why}.items()) if name not in present}
     group = table.groups.get(key)

@@ -50,6 +50,7 @@ _REQUIRED_FIELDS = (
 _NEVER_HELD = (
     *_REQUIRED_FIELDS,
     "baseline",
+    "detection",
     "by_bucket",
     "divergence",
     "generation_rate_ratio",

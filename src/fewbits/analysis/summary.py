@@ -23,6 +23,7 @@ from fewbits.analysis.trial_table import Group, TrialTable, build_table
 from fewbits.core.errors import IdentityError
 from fewbits.records.base import RunQuality
 from fewbits.records.baseline import BaselineMatch
+from fewbits.records.detector_run import RowDetection, SanityCheck
 from fewbits.records.plan import Plan, SweepSpec
 from fewbits.records.sidecar import SidecarBlock
 from fewbits.records.summary import (
@@ -52,14 +53,17 @@ def summarise(
     read_texts: Callable[[frozenset[str]], Mapping[str, str]] | None = None,
     baselines: Mapping[tuple[str, str], BaselineMatch] | None = None,
     sidecars: Mapping[tuple[str, str], SidecarBlock] | None = None,
+    detections: Mapping[tuple[str, str], RowDetection] | None = None,
+    sanity: Mapping[str, tuple[SanityCheck, ...]] | None = None,
 ) -> SweepSummary:
     """Return the summary of a run, finished or not.
 
     `divergence` and `harm_ps` (the harm test's p-values) map (model id, quant tag) to what `divergence.jsonl` shows; `read_texts`
     returns the outputs of a few trials by id: it is asked only where two runs of one cell differ, to show where.
 
-    `baselines` and `sidecars` are what `baselines.json` and `sidecar.jsonl` hold; both only add blocks to rows, and nothing
-    is decided by them.
+    `baselines` and `sidecars` are what `baselines.json` and `sidecar.jsonl` hold, `detections` what a detector's answers
+    are worth (`detection_rows.row_detections`), `sanity` its checks by model id: they only add blocks, and nothing is decided
+    by them.
 
     `artifacts` maps (model id, quant tag) to manifests; a variant without one keeps its row, with `null` sizes.
     Trials of other phases than `matrix` are skipped. Raises `StoreError` when the journal holds rows that are not the
@@ -75,8 +79,12 @@ def summarise(
         judge_conditions(table),
         baselines or {},
         sidecars or {},
+        detections or {},
     )
-    sessions = tuple(_session(plan, model.model_id, evidence, table) for model in plan.models)
+    sessions = tuple(
+        msgspec.structs.replace(_session(plan, model.model_id, evidence, table), sanity=(sanity or {}).get(model.model_id, ()))
+        for model in plan.models
+    )
     expected = sum(row.expected_runs for session in sessions for row in session.per_quant)
     started = [moment for group in table.groups.values() for moment in group.values("started_at")]
     return SweepSummary(

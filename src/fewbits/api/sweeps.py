@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -137,9 +137,15 @@ def _seconds_per_trial(prepared: PreparedSweep) -> float | None:
     return statistics.median(latencies) if latencies else None
 
 
-def run_sweep(prepared: PreparedSweep, observer: SweepObserver, *, fresh: bool = False) -> SweepSummary:
+MakeVariants = Callable[[PreparedSweep, SweepObserver], "dict[VariantKey, Variant]"]
+
+
+def run_sweep(
+    prepared: PreparedSweep, observer: SweepObserver, *, fresh: bool = False, make: MakeVariants | None = None
+) -> SweepSummary:
     """Build the variants, run what the journal does not hold yet, and write summary and reports.
 
+    `make` stands in for `make_variants` and may leave out variants that cannot be measured: these keep rows without trials.
     Raises `StoreError` when the folder holds a run of another plan and `fresh` is not set, and what `sweep.run` raises.
     """
     from fewbits.sweep.run import Sweep, run
@@ -149,7 +155,7 @@ def run_sweep(prepared: PreparedSweep, observer: SweepObserver, *, fresh: bool =
         if fresh and (shelf := directory.set_aside()):
             observer.notice(f"the earlier run was moved to {shelf}")
         _refuse_another_plan(directory, prepared.plan)
-        variants = make_variants(prepared, observer)
+        variants = (make or make_variants)(prepared, observer)
         _refuse_other_weights(directory, variants)
         directory.write_plan(prepared.plan)
         for variant in variants.values():
@@ -238,8 +244,9 @@ def _divergence_estimates(plan: Plan, rows: DivergenceRows) -> dict[VariantKey, 
 
 
 def build_summary(directory: RunDirectory) -> SweepSummary:
-    """The summary of a run, from its plan, manifests and journals alone."""
+    """The summary of a run, from its plan, manifests, journals and, of detectors, labels and censuses alone."""
     from fewbits.analysis.summary import summarise
+    from fewbits.api.detect_results import read_row_detections, read_sanity
     from fewbits.sweep.divergence import read_divergence
     from fewbits.sweep.run import read_canary
 
@@ -249,9 +256,10 @@ def build_summary(directory: RunDirectory) -> SweepSummary:
         raise StoreError(msg)
     journal = read_journal(directory.trials_path, TrialView)
     rows = read_divergence(plan, directory)
+    manifests = directory.read_manifests()
     return summarise(
         plan,
-        directory.read_manifests(),
+        manifests,
         journal.rows,
         canary=read_canary(plan, directory),
         journal_digest=journal.digest,
@@ -261,6 +269,8 @@ def build_summary(directory: RunDirectory) -> SweepSummary:
         read_texts=lambda trial_ids: read_texts(directory, journal, trial_ids),
         baselines=read_baselines(directory),
         sidecars=read_sidecars(plan, directory),
+        detections=read_row_detections(directory, plan, manifests, journal),
+        sanity=read_sanity(directory, plan),
     )
 
 

@@ -7,12 +7,13 @@ from typing import Any
 
 from fewbits.records.base import PollutionReason, Rate, Record, RunQuality, TokenStatus
 from fewbits.records.baseline import BaselineComparison
+from fewbits.records.detector_run import RowDetection, SanityCheck
 from fewbits.records.estimate import Estimate
 from fewbits.records.plan import Controls, GuardPolicy, QualityPolicy, SelectionPolicy
 from fewbits.records.sidecar import SidecarBlock
 from fewbits.records.variant import VariantWarning
 
-SUMMARY_SCHEMA = "2.2.0"
+SUMMARY_SCHEMA = "2.3.0"
 
 
 class InvalidReason(StrEnum):
@@ -323,6 +324,8 @@ class QuantRow(Record, frozen=True, kw_only=True):
     """Against a stored baseline, or why there is no comparison; `None` where none was asked for."""
     hardware_sidecar: SidecarBlock | None = None
     """Raw throughput from llama-bench: diagnostics, in no verdict, limit or validity rule."""
+    detection: RowDetection | None = None
+    """COCO metrics and what is quantized, in no verdict, limit or validity rule; `None` for text."""
     unavailable: dict[str, str] = {}  # noqa: RUF012 - msgspec copies mutable defaults
 
 
@@ -396,6 +399,8 @@ class Session(Record, frozen=True, kw_only=True):
     """`None` when the full matrix was asked for."""
     selection_policy: SelectionPolicy | None = None
     """Limits of this model alone; `None` where the sweep's own apply."""
+    sanity: tuple[SanityCheck, ...] = ()
+    """Of detectors: what 8 bits say about the variants that collapsed."""
 
 
 class CanaryBlock(Record, frozen=True, kw_only=True):

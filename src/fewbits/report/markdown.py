@@ -6,6 +6,7 @@ from fewbits.records.estimate import Estimate
 from fewbits.records.plan import PolicyName, SelectionPolicy
 from fewbits.records.summary import QuantRow, Session, SweepSummary
 from fewbits.report import formats
+from fewbits.report.detection import detection_blocks
 from fewbits.report.escape import markdown_name, markdown_text
 from fewbits.report.evidence import measurement_blocks, verdict_blocks
 from fewbits.report.lab import lab_blocks
@@ -75,6 +76,7 @@ def _session_blocks(session: Session, summary: SweepSummary, include_invalid: bo
         _main_table(session, policy.name),
         _gaps(session),
         *_source_warnings(session),
+        *detection_blocks(session),
         "### The frontier",
         "```text\n" + render_frontier_text(session, include_invalid) + "\n```",
         f"![Adherence against median latency]({frontier_svg_name(session.model_id)})",
@@ -279,6 +281,18 @@ def _estimates(row: QuantRow) -> tuple[tuple[str, Estimate | None], ...]:
         ("tokens/s ratio", row.generation_rate_ratio),
         ("prompt tokens/s ratio", row.prompt_rate_ratio),
         ("mean divergence", row.divergence.mean_nats if row.divergence else None),
+        *_detection_estimates(row),
+    )
+
+
+def _detection_estimates(row: QuantRow) -> tuple[tuple[str, Estimate | None], ...]:
+    metrics = row.detection.metrics if row.detection else None
+    if metrics is None:
+        return ()
+    return (
+        ("mAP50-95", metrics.map_50_95),
+        ("share of the reference's mAP50-95", metrics.retained),
+        ("difference of mAP50-95", metrics.difference),
     )
 
 

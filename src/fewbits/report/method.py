@@ -10,6 +10,7 @@ import msgspec
 from fewbits.records.plan import PolicyName, SelectionPolicy
 from fewbits.records.summary import CanaryBlock, ImportedFrom, SweepSummary
 from fewbits.report import formats
+from fewbits.report.detection import has_detection
 from fewbits.report.escape import markdown_name, markdown_text
 from fewbits.report.evidence import has_evidence
 from fewbits.report.tables import bullets, plain_value, table, value_cell
@@ -59,6 +60,18 @@ _EVIDENCE_LEGEND = (
     ("repeat", "the same request with the same seed, asked again; text, finish reason, token count and score are compared"),
 )
 """Words of the sections in `fewbits.report.evidence`."""
+_DETECTION_LEGEND = (
+    ("bits per weight", "bits that the weights' ranges of integers need, averaged over all weights; a file may store them wider"),
+    ("mAP50-95", "mean over classes and over overlaps 0.50 to 0.95 of the average precision, as COCO's evaluation computes it"),
+    ("mAP50, mAP75", "the same at one overlap (intersection over union) only"),
+    ("collapsed", "mAP50-95 below half of the reference's"),
+)
+_DETECTION_METHOD = (
+    "**What adherence is here:** the R-precision of each image. Of the R best detections (R: the objects labelled in the image), "
+    "the share that match an object of their class, averaged over overlaps 0.50 to 0.95; an image without objects asks for no "
+    "loud detection. It is a number per image, so verdicts, frontier and recommendation rest on it. COCO's mAP is no mean over "
+    "images and decides nothing; it stands in *Detection*, with its own intervals."
+)
 
 
 def method_section(summary: SweepSummary) -> list[str]:
@@ -79,6 +92,7 @@ def method_section(summary: SweepSummary) -> list[str]:
     return [
         "## How it was measured",
         table(("", "value"), facts),
+        *([_DETECTION_METHOD] if has_detection(summary) else []),
         # of an imported summary the matrix shows what was recorded; the rest of the controls are defaults that nobody asked for
         *(["### Controls", _controls_table(summary)] if summary.provenance.imported_from is None else []),
         "### Canary",
@@ -265,5 +279,7 @@ def _threshold_texts(summary: SweepSummary) -> list[str]:
 def legend_section(summary: SweepSummary) -> list[str]:
     """Return the blocks that explain the terms that this report uses."""
     evidence = _EVIDENCE_LEGEND if has_evidence(summary) else ()
-    terms = [*_LEGEND, *_PICK_LEGEND[summary.selection_policy.name], *_MARK_LEGEND, *evidence]
-    return ["## The words", table(("term", "meaning"), [[f"**{term}**", meaning] for term, meaning in terms])]
+    detection = _DETECTION_LEGEND if has_detection(summary) else ()
+    # of a term that stands twice, the later meaning counts
+    terms = dict([*_LEGEND, *_PICK_LEGEND[summary.selection_policy.name], *_MARK_LEGEND, *evidence, *detection])
+    return ["## The words", table(("term", "meaning"), [[f"**{term}**", meaning] for term, meaning in terms.items()])]

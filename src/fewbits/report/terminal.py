@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from fewbits.records.estimate import Estimate
 from fewbits.records.plan import PolicyName
 from fewbits.records.summary import QuantRow, Session, SweepSummary
 from fewbits.report import formats
@@ -115,7 +116,7 @@ def _rows_table(session: Session, policy: PolicyName, console_width: int) -> Tab
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold", show_edge=False)
     table.add_column("quant", no_wrap=True, overflow="ellipsis", max_width=24 if console_width >= WIDE_COLUMNS else 16)
     for heading in columns:
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(Text(heading), justify="right", no_wrap=True)
     table.add_column("verdict", overflow="fold", ratio=1)
     for row in session.per_quant:
         name = visible(row.quant_tag, NAME_LIMIT) + (" †" if row.warnings else "")
@@ -127,6 +128,8 @@ def _rows_table(session: Session, policy: PolicyName, console_width: int) -> Tab
 
 def _columns(session: Session, console_width: int) -> dict[str, Callable[[QuantRow], str]]:
     """Return heading -> cell for the number columns that fit; the extra ones only where some row can fill them."""
+    if any(row.detection is not None for row in session.per_quant):
+        return _detector_columns(session, console_width)
     names: tuple[str, ...] = _NARROW if console_width < MEDIUM_COLUMNS else _MEDIUM
     if console_width < WIDE_COLUMNS:
         return {name: _CELLS[name] for name in names} | {"adherence": lambda row: formats.score(row.adherence_score)}
@@ -136,6 +139,38 @@ def _columns(session: Session, console_width: int) -> dict[str, Callable[[QuantR
     return {name: _CELLS[name] for name in names}
 
 
+def _detector_columns(session: Session, console_width: int) -> dict[str, Callable[[QuantRow], str]]:
+    """Return the columns of detectors: COCO's numbers in the place of tokens, intervals where there is room."""
+    wide = console_width >= WIDE_COLUMNS
+    share = f"of {visible(session.baseline_quant, _REFERENCE_LIMIT)}"
+    cells: dict[str, Callable[[QuantRow], str]] = {
+        **_CELLS,
+        "mAP50-95": lambda row: formats.score_estimate(_map_of(row)) if wide else formats.score(_value(_map_of(row))),
+        share: lambda row: formats.percent(_value(_retained_of(row))),
+        "adherence": lambda row: formats.score(row.adherence_score),
+    }
+    names: tuple[str, ...] = ("bits", "mAP50-95", share, "latency")
+    if wide:
+        names = ("bits", "size", "mAP50-95", share, "adherence", "vs reference", "latency", "memory")
+    elif console_width >= MEDIUM_COLUMNS:
+        names = ("bits", "mAP50-95", share, "adherence", "latency")
+    return {name: cells[name] for name in names}
+
+
+def _map_of(row: QuantRow) -> Estimate | None:
+    return row.detection.metrics.map_50_95 if row.detection and row.detection.metrics else None
+
+
+def _retained_of(row: QuantRow) -> Estimate | None:
+    return row.detection.metrics.retained if row.detection and row.detection.metrics else None
+
+
+def _value(estimate: Estimate | None) -> float | None:
+    return None if estimate is None else estimate.value
+
+
+_REFERENCE_LIMIT = 10
+"""Characters of the reference's tag in a heading."""
 _NARROW = ("bits", "adherence", "latency", "tok/s")
 _MEDIUM = (*_NARROW, "memory")
 _WIDE = ("bits", "size", "adherence", "vs reference", "latency", "tok/s", "memory")

@@ -19,6 +19,10 @@ _OURS = (
     "divergence.jsonl",
     "sidecar.jsonl",
     "baselines.json",
+    "labels.json",
+    "censuses.json",
+    "sanity.json",
+    "stages.json",
     "sweep_summary.json",
     "sweep_report.md",
     "sweep_scatter.json",
@@ -37,6 +41,10 @@ class RunDirectory:
         self.divergence_path = root / "divergence.jsonl"
         self.sidecar_path = root / "sidecar.jsonl"
         self.baselines_path = root / "baselines.json"
+        self.labels_path = root / "labels.json"
+        self.censuses_path = root / "censuses.json"
+        self.sanity_path = root / "sanity.json"
+        self.stages_path = root / "stages.json"
         self.summary_path = root / "sweep_summary.json"
         self.report_path = root / "sweep_report.md"
         self.scatter_path = root / "sweep_scatter.json"
