@@ -1,0 +1,9 @@
+"""COCO metrics and latency of an ONNX detector: `fewbits detect eval` under the runbook's name."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from _door import open_door
+
+raise SystemExit(open_door("detect", "eval"))
