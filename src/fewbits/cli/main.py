@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "frontier": ("fewbits.cli.frontier", "write the frontier explorer artifact and append it to its history"),
     "sensitivity": ("fewbits.cli.sensitivity", "score a model's layers, put several runs into one table, check a ranking"),
     "recipe": ("fewbits.cli.recipe", "choose a type for every tensor of a GGUF under a size budget, build it, prove it"),
+    "detect": ("fewbits.cli.detect", "quantize a detector to ONNX, measure variants on labelled images, recommend one"),
     "import": ("fewbits.cli.import_summary", "convert a summary of the older 1.1.3 shape"),
     "schema": ("fewbits.cli.schema", "list and print the published JSON Schemas, or check files against them"),
     "engine": ("fewbits.cli.engine", "show which llama.cpp is used, or build its tools from source"),

@@ -48,8 +48,9 @@ class Matrix:
         matrix_rows = [row for row in rows if row.phase == MATRIX]
         self._last_block = max((row.block for row in matrix_rows), default=-1)
         self._reruns_left = rerun_budget(plan) - sum(row.attempt > 1 for row in matrix_rows)
-        self._planned = planned_trials(plan)
-        self._repeats = planned_repeats(plan)
+        # a variant that could not be made has no artifact, and loses no other its trials
+        self._planned = [cell for cell in planned_trials(plan) if (cell.model_id, cell.quant_tag) in artifacts]
+        self._repeats = [cell for cell in planned_repeats(plan) if (cell.model_id, cell.quant_tag) in artifacts]
 
     @property
     def total(self) -> int:

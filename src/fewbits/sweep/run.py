@@ -154,6 +154,8 @@ def _canary_cell(sweep: Sweep) -> tuple[VariantKey, Task]:
     plan = sweep.plan
     model_id = plan.spec.models[0]
     tag = plan.spec.canary.quant_tag or reference_tag(plan, model_id, sweep.artifacts)
+    if (model_id, tag) not in sweep.variants:
+        model_id, tag = next(iter(sweep.variants))
     task_id = plan.spec.canary.task_id
     if task_id is None:
         limit = plan.controls.max_tokens

@@ -1,0 +1,201 @@
+"""Detector sweeps: the lab's own sweep behind stages that each variant passes alone; metrics, sanity, the runbook's files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fewbits.analysis.detection_rows import COLLAPSE_RATIO
+from fewbits.api.detect_layout import DetectionFolder
+from fewbits.api.detect_measure import image_ids_digest, summarise_latency, why_no_latency
+from fewbits.api.detect_request import DetectRequest, PreparedDetection, prepare_detection
+from fewbits.api.detect_stages import StageBook, VariantMaker
+from fewbits.api.detect_summary import write_detector_summary
+from fewbits.api.sweeps import PreparedSweep, run_sweep, write_results
+from fewbits.core.codec import encode_pretty
+from fewbits.core.files import atomic_write, safe_name
+from fewbits.records.detector_run import (
+    CocoMetrics,
+    SanityCheck,
+    SanityChecks,
+    SanityVerdict,
+    Stage,
+    StageRecord,
+    StageStatus,
+)
+from fewbits.records.summary import QuantRow, SweepSummary
+from fewbits.records.trial import TrialView
+from fewbits.records.variant import Variant
+from fewbits.spec.detector_schemes import SPARED_BITS, at_eight_bits, parse_scheme
+from fewbits.store.journal import read_journal
+from fewbits.sweep.progress import SweepObserver
+
+HOLDS_SHARE = 0.9
+"""Share of the float model's mAP50-95 from which the sanity variant counts as intact."""
+SANITY_FOLDER = "sanity"
+
+
+@dataclass(frozen=True, slots=True)
+class DetectionResult:
+    """What a sweep came to, and where it lies."""
+
+    summary: SweepSummary
+    root: Path
+    summary_md: Path
+    checks: tuple[SanityCheck, ...]
+
+
+def run_detection(
+    request: DetectRequest, prepared: PreparedDetection, observer: SweepObserver, *, fresh: bool = False
+) -> DetectionResult:
+    """Make the variants, run the trials that are missing, and write every artifact of the lab and of the runbook.
+
+    A variant that collapsed brings its sanity variant along: the same steps at 8 bits, on the same images. Raises what
+    `run_sweep` raises; what was finished is kept, and the same call goes on.
+    """
+    folder = DetectionFolder(Path(request.out_dir), Path(request.weights).stem)
+
+    def make(_prepared: PreparedSweep, watching: SweepObserver) -> dict[tuple[str, str], Variant]:
+        return VariantMaker(prepared, folder, watching).make()
+
+    summary = run_sweep(prepared.sweep, observer, fresh=fresh, make=make)
+    checks = _check_sanity(request, summary, observer)
+    atomic_write(folder.sanity_path, encode_pretty(SanityChecks(checks=checks)))
+    directory = prepared.sweep.directory
+    summary = write_results(directory)
+    write_variant_files(prepared, folder, summary)
+    return DetectionResult(summary, folder.root, write_detector_summary(folder.root), checks)
+
+
+def write_variant_files(prepared: PreparedDetection, folder: DetectionFolder, summary: SweepSummary) -> None:
+    """Write each variant's `metrics.json`, and how its evaluation ended into `stages.json`."""
+    book = StageBook(folder.stages_path)
+    book.load()
+    directory = prepared.sweep.directory
+    trials = read_journal(directory.trials_path, TrialView).rows
+    for row in summary.sessions[0].per_quant:
+        if (row.quant_tag, Stage.EXPORT) not in book.records:
+            continue
+        smoke = book.records.get((row.quant_tag, Stage.SMOKE))
+        if smoke is None or smoke.status is not StageStatus.OK:
+            continue
+        metrics = _metrics(prepared, folder, row, trials)
+        if metrics is not None:
+            atomic_write(folder.metrics_path(row.quant_tag), encode_pretty(metrics))
+        reason = "" if metrics is not None else "images are missing: the sweep was ended, or decided early"
+        status = StageStatus.OK if metrics is not None else StageStatus.SKIPPED
+        book.write(StageRecord(variant=row.quant_tag, stage=Stage.EVALUATE, status=status, reason=reason))
+
+
+def _metrics(
+    prepared: PreparedDetection, folder: DetectionFolder, row: QuantRow, trials: Sequence[TrialView]
+) -> CocoMetrics | None:
+    block = row.detection
+    spec = prepared.sweep.plan.spec
+    if block is None or block.metrics is None or spec.detection is None:
+        return None
+    found = block.metrics
+    path = folder.cleaned_path(row.quant_tag)
+    path = path if path.exists() else folder.exported_path(row.quant_tag)
+    samples = [
+        trial.telemetry.internal_model_seconds * 1000
+        for trial in trials
+        if trial.quant_tag == row.quant_tag and trial.phase == "matrix" and trial.telemetry.internal_model_seconds is not None
+    ]
+    latency = summarise_latency(samples, 0)
+    settings: dict[str, Any] = {
+        "imgsz": spec.detection.image_size,
+        "conf": spec.detection.confidence,
+        "iou": spec.detection.iou,
+        "max_det": spec.detection.max_detections,
+        "instances": spec.detection.annotations,
+        "images_dir": spec.detection.images,
+        "image_ids_list": folder.image_ids_path.name,
+        "image_ids_sha256": image_ids_digest(prepared.labels.images),
+        "warmup_runs": prepared.sweep.plan.controls.warmup_steps,
+        "skip_latency": 0,
+        "threads": prepared.sweep.plan.controls.threads,
+    }
+    return CocoMetrics(
+        model_name=row.quant_tag,
+        onnx_path=str(path.relative_to(folder.root)),
+        onnx_sha256=row.variant_sha256 or "",
+        providers=_providers(trials, row.quant_tag),
+        mAP_50_95=found.map_50_95.value if found.map_50_95 is not None else None,
+        mAP_50=found.map_50.value if found.map_50 is not None else None,
+        mAP_75=found.map_75,
+        mAP_small=found.map_small,
+        mAP_medium=found.map_medium,
+        mAP_large=found.map_large,
+        num_images=found.images,
+        num_detections=found.detections,
+        latency_ms=latency,
+        latency_unavailable="" if latency is not None else why_no_latency(len(samples), 0),
+        failed_images=block.failed_images,
+        settings=settings,
+        metrics=found,
+    )
+
+
+def _providers(trials: Sequence[TrialView], tag: str) -> tuple[str, ...]:
+    """Return the providers that ran the graph, from the engine's version text: `1.31.1 (CPUExecutionProvider)`."""
+    versions = {trial.engine_version for trial in trials if trial.quant_tag == tag}
+    names = [name for version in sorted(versions) for name in version.partition("(")[2].rstrip(")").split(", ") if name]
+    return tuple(dict.fromkeys(names))
+
+
+def _check_sanity(request: DetectRequest, summary: SweepSummary, observer: SweepObserver) -> tuple[SanityCheck, ...]:
+    """Ask 8 bits about every variant below 8 bits that collapsed."""
+    rows = {row.quant_tag: row for row in summary.sessions[0].per_quant}
+    checks = []
+    for tag, row in rows.items():
+        recipe = parse_scheme(tag)
+        share = _retained(row)
+        if recipe is None or recipe.weight_bits >= SPARED_BITS or share is None or share >= COLLAPSE_RATIO:
+            continue
+        wide = at_eight_bits(recipe)
+        observer.notice(f"{tag} keeps {share:.0%} of the float model's mAP50-95: asking {wide} whether bits or wiring broke it")
+        sane = rows[wide] if wide in rows and _retained(rows[wide]) is not None else _sanity_row(request, wide, observer)
+        checks.append(_judged(tag, share, wide, _retained(sane) if sane is not None else None))
+    return tuple(checks)
+
+
+def _sanity_row(request: DetectRequest, tag: str, observer: SweepObserver) -> QuantRow | None:
+    """Run one more variant beside the float model, in a folder of its own below the run."""
+    root = Path(request.out_dir) / SANITY_FOLDER / safe_name(tag.lower())
+    settings = {**request.settings, "canary_runs": "0"}
+    own = replace(request, schemes=(tag,), qat=False, out_dir=root, settings=settings)
+    prepared = prepare_detection(own)
+    folder = DetectionFolder(root, Path(request.weights).stem)
+
+    def make(_prepared: PreparedSweep, watching: SweepObserver) -> dict[tuple[str, str], Variant]:
+        return VariantMaker(prepared, folder, watching).make()
+
+    summary = run_sweep(prepared.sweep, observer, make=make)
+    return next((row for row in summary.sessions[0].per_quant if row.quant_tag == tag), None)
+
+
+def _judged(tag: str, share: float, wide: str, wide_share: float | None) -> SanityCheck:
+    if wide_share is None:
+        verdict, words = SanityVerdict.UNDECIDED, f"{wide} could not be measured"
+    elif wide_share >= HOLDS_SHARE:
+        verdict = SanityVerdict.SCHEME
+        words = f"{wide} keeps {wide_share:.1%} through the same export, decoding and evaluation"
+    elif wide_share < COLLAPSE_RATIO:
+        verdict = SanityVerdict.WIRING
+        words = f"{wide} keeps only {wide_share:.1%}: look at export, decoding and evaluation first"
+    else:
+        verdict, words = SanityVerdict.UNDECIDED, f"{wide} keeps {wide_share:.1%}, neither intact nor collapsed"
+    return SanityCheck(
+        variant=tag, retained=share, sanity_variant=wide, sanity_retained=wide_share, verdict=verdict, explanation=words
+    )
+
+
+def _retained(row: QuantRow) -> float | None:
+    """Return the share of the float model's mAP50-95 that a variant keeps; `None` where it was not measured."""
+    block = row.detection
+    if block is None or block.metrics is None or block.metrics.retained is None:
+        return None
+    return block.metrics.retained.value
