@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENTS = {"default", "sensitivity", "dev"}
+ENVIRONMENTS = {"default", "sensitivity", "dev", "rtx5090"}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def makefile_extras() -> list[set[str]]:
 def test_the_environments_are_those_of_the_makefile(pixi: dict[str, Any]) -> None:
     assert set(pixi["environments"]) == ENVIRONMENTS
     full, light = sorted(makefile_extras(), key=len, reverse=True)
-    assert extras(pixi, "dev") == full
+    assert extras(pixi, "dev") == extras(pixi, "rtx5090") == full
     assert extras(pixi, "default") == light
     assert extras(pixi, "sensitivity") == full - {"dev", "detection"}
 
