@@ -16,10 +16,16 @@ from fewbits.quantizers.brevitas import layers as brevitas_layers  # noqa: E402
 from fewbits.quantizers.brevitas.activation_ranges import least_squares_range, range_between, saturated_share  # noqa: E402
 from fewbits.quantizers.brevitas.fitting import Fitting, LayerFit, fit_layers  # noqa: E402
 from fewbits.quantizers.brevitas.layers import ActivationQuantizer, ActivationRange, LayerPlan, WeightQuantizer  # noqa: E402
-from fewbits.quantizers.brevitas.samples import Sampling, record_float_inputs, sampled_columns, sampled_places  # noqa: E402
+from fewbits.quantizers.brevitas.samples import (  # noqa: E402
+    Sampling,
+    record_float_inputs,
+    sampled_columns,
+    sampled_places,
+    uniform_weights,
+)
 from fewbits.records.detector_quant import Step  # noqa: E402
 
-SAMPLING = Sampling(positions=64, seed=3)
+SAMPLING = Sampling(samples=256, seed=3)
 GRID = LayerPlan(3, WeightQuantizer.PER_CHANNEL, ActivationQuantizer.UNSIGNED)
 NAMES = ("0", "2", "4", "6")
 
@@ -91,10 +97,25 @@ def test_half_of_the_places_go_where_they_matter() -> None:
     model, images = network(), pictures()
     importance = torch.zeros(4, 256)
     importance[:3, 17] = 2.0
-    places = sampled_places(images, model[0], Sampling(positions=2000, importance={"0": importance}), "0")
+    places = sampled_places(images, model[0], Sampling(samples=2000 * len(images), importance={"0": importance}), "0")
     shares = (places == 17).float().mean(dim=1)
     assert float(shares[:3].min()) > 0.45
     assert float(shares[3]) < 0.05
+
+
+def test_a_mean_counts_every_place_alike_wherever_samples_are_dense() -> None:
+    model, images = network(), pictures()
+    layer = model[0]
+    importance = functional.avg_pool2d(images.sum(dim=1), 2).flatten(1) ** 8  # far from uniform, and tied to the values
+    sampling = Sampling(samples=40_000, importance={"0": importance})
+    places = sampled_places(images, layer, sampling, "0")
+    columns = sampled_columns(images, layer, places)[0]
+    every = torch.arange(importance.shape[1]).expand(len(images), -1)
+    truth = sampled_columns(images, layer, every)[0].mean(dim=0)
+    weights = uniform_weights(images, layer, places, sampling, "0")
+    assert float(weights.sum()) == pytest.approx(1.0, abs=1e-5)
+    corrected = (columns * weights[:, None]).sum(dim=0)
+    assert float((corrected - truth).abs().max()) < 0.25 * float((columns.mean(dim=0) - truth).abs().max())
 
 
 def test_scales_and_weights_that_are_set_are_those_that_count() -> None:

@@ -65,7 +65,7 @@ def quantized(teacher: Any, activations: ActivationQuantizer = UNSIGNED) -> Any:
     model = copy.deepcopy(teacher)
     found = convolutions(model)
     plans = dict.fromkeys(found, LayerPlan(3, WeightQuantizer.PER_CHANNEL, activations))
-    sampling = Sampling(positions=64)
+    sampling = Sampling(samples=192)
     floats = record_float_inputs(model, found, pictures(4), sampling)
     layers = brevitas_layers.quantize_layers(model, plans)
     with quiet_brevitas():

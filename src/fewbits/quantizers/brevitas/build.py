@@ -80,7 +80,7 @@ class DetectorLab:
             model = equalize(model, self.images)
         found = convolutions(model)
         is_weighted = Step.WEIGHTED in recipe.steps
-        if is_weighted or recipe.budget_bits is not None:
+        if (is_weighted or recipe.budget_bits is not None) and "sensitivities" not in vars(self):
             progress(f"reading where errors matter, on {len(self.images)} images")
         sampling = Sampling(importance={name: seen.places for name, seen in self.sensitivities.items()} if is_weighted else {})
         progress(f"reading what {len(found)} layers see")

@@ -39,11 +39,11 @@ _ADAM_EPSILON = 1e-12
 class TuningSettings(Record, frozen=True, kw_only=True):
     """How long and how fast a quantized detector is trained."""
 
-    epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 3
+    epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 8
     batch_images: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 4
-    learning_rate: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.002
+    learning_rate: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.0004
     """Of weights and biases: the most that one step moves them, about, as a share of their channel's range."""
-    scale_learning_rate: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0005
+    scale_learning_rate: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0001
     """Of scales: the most that one step moves them, about, as a share of their starting value."""
     warmup_share: Rate = 0.1
     """Share of the steps in which the rates rise from zero; then they fall to zero along a half cosine."""
