@@ -234,16 +234,22 @@ def _import_section(summary: SweepSummary, origin: ImportedFrom) -> list[str]:
 def _command(summary: SweepSummary) -> str:
     """Return the command in a block, or a sentence when a name holds characters that a shell or a page could misread."""
     controls, policy = summary.experimental_controls, summary.selection_policy
+    models = ",".join(session.model_id for session in summary.sessions)
+    tags = ",".join(dict.fromkeys(row.quant_tag for session in summary.sessions for row in session.per_quant))
+    bank = summary.matrix.get("task_bank")
+    detects = has_detection(summary)
+    what: list[tuple[str, Any]] = [("--model-id", models), ("--quant-tags", tags), ("--task-bank", bank)]
+    if detects:
+        split = str(bank).partition(":")[2]
+        what = [("--weights", models), ("--schemes", tags), ("--coco", "DIR"), ("--split", split)]
     flags: list[tuple[str, Any]] = [
-        ("--model-id", ",".join(session.model_id for session in summary.sessions)),
-        ("--quant-tags", ",".join(dict.fromkeys(row.quant_tag for session in summary.sessions for row in session.per_quant))),
-        ("--task-bank", summary.matrix.get("task_bank")),
+        *what,
         ("--runs", summary.matrix.get("runs_per_quant")),
         ("--seed", controls.seed),
         ("--threads", controls.threads),
         ("--affinity-policy", controls.affinity_policy),
         ("--warmup-steps", controls.warmup_steps),
-        ("--selection-policy", policy.name.value),
+        ("--selection-policy", None if detects else policy.name.value),
         (
             ("--adherence-threshold", policy.adherence_threshold)
             if policy.name is PolicyName.THRESHOLD
@@ -253,14 +259,18 @@ def _command(summary: SweepSummary) -> str:
         *(("--model-threshold", text) for text in _threshold_texts(summary)),
     ]
     words = [(flag, plain_value(value)) for flag, value in flags if value not in (None, "")]
+    left_out = "which tasks, the canary, sampling and context size"
+    if detects:
+        left_out = "the folder of the data set (DIR), which images were evaluated and calibrated on, and the image size"
     note = (
-        "These are the main flags only: which tasks, the canary, sampling and context size stand in `plan.json` beside the "
-        "journal. `fewbits verify` rebuilds the summary from the journal."
+        f"These are the main flags only: {left_out} stand in `plan.json` beside the journal. `fewbits verify` rebuilds the "
+        "summary from the journal."
     )
     unsafe = set("<>`&\\")
     if any(unsafe & set(text) or not text.isprintable() or not text.isascii() for _, text in words):
         return f"The names hold characters that do not survive a command line in a document; take them from the plan. {note}"
-    lines = " \\\n  ".join(["fewbits sweep", *(f"{flag} {shlex.quote(text)}" for flag, text in words)])
+    command = "fewbits detect sweep" if detects else "fewbits sweep"
+    lines = " \\\n  ".join([command, *(f"{flag} {shlex.quote(text)}" for flag, text in words)])
     return f"```sh\n{lines}\n```\n\n{note}"
 
 
