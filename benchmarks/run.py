@@ -31,6 +31,7 @@ BENCHMARKS = (
     "slo",
     "sensitivity",
     "recipes",
+    "detection",
 )
 _TOOLS = ("llama-server", "llama-quantize", "llama-bench", "llama-perplexity")
 
