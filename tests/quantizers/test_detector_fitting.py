@@ -107,7 +107,7 @@ def test_a_mean_counts_every_place_alike_wherever_samples_are_dense() -> None:
     model, images = network(), pictures()
     layer = model[0]
     importance = functional.avg_pool2d(images.sum(dim=1), 2).flatten(1) ** 8  # far from uniform, and tied to the values
-    sampling = Sampling(samples=40_000, importance={"0": importance})
+    sampling = Sampling(samples=40_000, most_per_image=10_000, importance={"0": importance})
     places = sampled_places(images, layer, sampling, "0")
     columns = sampled_columns(images, layer, places)[0]
     every = torch.arange(importance.shape[1]).expand(len(images), -1)

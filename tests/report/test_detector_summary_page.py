@@ -84,7 +84,15 @@ def export(recipe: Recipe | None, found: QdqCounts, **changes: Any) -> ExportRec
         source_sha256="1" * 64,
         calibration=None,
         layers=(),
-        runtime_gap=OutputGap(images=1, box_largest_pixels=0.1, box_mean_pixels=0.01, score_largest=0.0, score_mean=0.0),
+        runtime_gap=OutputGap(
+            images=1,
+            box_largest_pixels=0.1,
+            box_mean_pixels=0.01,
+            score_largest=0.0,
+            score_root_mean_square=0.0,
+            box_floor_pixels=0.0,
+            score_floor=0.0,
+        ),
         tools={},
     )
     contract = {

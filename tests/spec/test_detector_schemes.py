@@ -44,7 +44,7 @@ def test_naive_takes_none_and_steps_are_added_in_their_own_order() -> None:
     [
         ("W9A8", "is no detector scheme"),
         ("W4A4", "is no detector scheme"),
-        ("w4a8", "is no detector scheme"),
+        ("V4A8", "is no detector scheme"),
         ("W4A8+fold", "write W4A8-naive+fold"),
         ("W4A8-naive+folt", "did you mean fold"),
         ("W4A8-naive+fold+fold", "twice"),
@@ -99,3 +99,28 @@ def test_the_ladder_changes_one_thing_at_a_time_and_ends_at_the_best() -> None:
         if row.beside is not None:
             rival = next(line.recipe for line in main if line.adds is row.beside)
             assert set(rival.steps) ^ set(row.recipe.steps) == {row.adds, row.beside}
+
+
+@pytest.mark.parametrize(
+    ("written", "tag"),
+    [
+        ("w4a8", "W4A8"),
+        ("fp32", "FP32"),
+        ("w4A8-Naive+FOLD", "W4A8-naive+fold"),
+        ("W3a8-MIXED4.5-Qat", "W3A8-mixed4.5-qat"),
+    ],
+)
+def test_tags_are_read_in_any_case_and_written_in_one(written: str, tag: str) -> None:
+    assert parse_scheme(written) == parse_scheme(tag)
+    assert scheme_tag(parse_scheme(written)) == tag
+
+
+@pytest.mark.parametrize("tag", ["W\u2074A8", "W4A8\n", " W4A8", "\u24cc4A8", "FP\u00b32", "fp16"])
+def test_letters_and_digits_of_other_scripts_are_none(tag: str) -> None:
+    with pytest.raises(SpecError, match="is no detector scheme"):
+        parse_scheme(tag)
+
+
+def test_problems_quote_the_tag_as_it_was_written() -> None:
+    with pytest.raises(SpecError, match=r"'w4a8\+Fold' adds steps to nothing \(write w4a8-naive\+Fold\)"):
+        parse_scheme("w4a8+Fold")

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from fewbits.analysis.detection_rows import COLLAPSE_RATIO
+from fewbits.analysis.trial_table import build_table
+from fewbits.api.detect_check import require_ready
 from fewbits.api.detect_layout import DetectionFolder
 from fewbits.api.detect_measure import image_ids_digest, summarise_latency, why_no_latency
 from fewbits.api.detect_request import DetectRequest, PreparedDetection, prepare_detection
@@ -15,6 +17,7 @@ from fewbits.api.detect_stages import StageBook, VariantMaker
 from fewbits.api.detect_summary import write_detector_summary
 from fewbits.api.sweeps import PreparedSweep, run_sweep, write_results
 from fewbits.core.codec import encode_pretty
+from fewbits.core.errors import FewbitsError
 from fewbits.core.files import atomic_write, safe_name
 from fewbits.records.detector_run import (
     CocoMetrics,
@@ -53,15 +56,16 @@ def run_detection(
     """Make the variants, run the trials that are missing, and write every artifact of the lab and of the runbook.
 
     A variant that collapsed brings its sanity variant along: the same steps at 8 bits, on the same images. Raises what
-    `run_sweep` raises; what was finished is kept, and the same call goes on.
+    `run_sweep` and `require_ready` raise; what was finished is kept, and the same call goes on.
     """
+    prepared = require_ready(prepared, observer.notice)
     folder = DetectionFolder(Path(request.out_dir), Path(request.weights).stem)
 
     def make(_prepared: PreparedSweep, watching: SweepObserver) -> dict[tuple[str, str], Variant]:
         return VariantMaker(prepared, folder, watching).make()
 
     summary = run_sweep(prepared.sweep, observer, fresh=fresh, make=make)
-    checks = _check_sanity(request, summary, observer)
+    checks = _check_sanity(request, summary, observer, fresh=fresh)
     atomic_write(folder.sanity_path, encode_pretty(SanityChecks(checks=checks)))
     directory = prepared.sweep.directory
     summary = write_results(directory)
@@ -74,14 +78,16 @@ def write_variant_files(prepared: PreparedDetection, folder: DetectionFolder, su
     book = StageBook(folder.stages_path)
     book.load()
     directory = prepared.sweep.directory
-    trials = read_journal(directory.trials_path, TrialView).rows
-    for row in summary.sessions[0].per_quant:
+    table = build_table(prepared.sweep.plan, read_journal(directory.trials_path, TrialView).rows)
+    session = summary.sessions[0]
+    for row in session.per_quant:
         if (row.quant_tag, Stage.EXPORT) not in book.records:
             continue
         smoke = book.records.get((row.quant_tag, Stage.SMOKE))
         if smoke is None or smoke.status is not StageStatus.OK:
             continue
-        metrics = _metrics(prepared, folder, row, trials)
+        group = table.groups.get((session.model_id, row.quant_tag))
+        metrics = _metrics(prepared, folder, row, group.trials if group is not None else ())
         if metrics is not None:
             atomic_write(folder.metrics_path(row.quant_tag), encode_pretty(metrics))
         reason = "" if metrics is not None else "images are missing: the sweep was ended, or decided early"
@@ -92,6 +98,7 @@ def write_variant_files(prepared: PreparedDetection, folder: DetectionFolder, su
 def _metrics(
     prepared: PreparedDetection, folder: DetectionFolder, row: QuantRow, trials: Sequence[TrialView]
 ) -> CocoMetrics | None:
+    """Put a variant's metrics together; `trials` are its attempts that count."""
     block = row.detection
     spec = prepared.sweep.plan.spec
     if block is None or block.metrics is None or spec.detection is None:
@@ -100,9 +107,7 @@ def _metrics(
     path = folder.cleaned_path(row.quant_tag)
     path = path if path.exists() else folder.exported_path(row.quant_tag)
     samples = [
-        trial.telemetry.internal_model_seconds * 1000
-        for trial in trials
-        if trial.quant_tag == row.quant_tag and trial.phase == "matrix" and trial.telemetry.internal_model_seconds is not None
+        trial.telemetry.internal_model_seconds * 1000 for trial in trials if trial.telemetry.internal_model_seconds is not None
     ]
     latency = summarise_latency(samples, 0)
     settings: dict[str, Any] = {
@@ -122,7 +127,7 @@ def _metrics(
         model_name=row.quant_tag,
         onnx_path=str(path.relative_to(folder.root)),
         onnx_sha256=row.variant_sha256 or "",
-        providers=_providers(trials, row.quant_tag),
+        providers=_providers(trials),
         mAP_50_95=found.map_50_95.value if found.map_50_95 is not None else None,
         mAP_50=found.map_50.value if found.map_50 is not None else None,
         mAP_75=found.map_75,
@@ -139,15 +144,17 @@ def _metrics(
     )
 
 
-def _providers(trials: Sequence[TrialView], tag: str) -> tuple[str, ...]:
+def _providers(trials: Sequence[TrialView]) -> tuple[str, ...]:
     """Return the providers that ran the graph, from the engine's version text: `1.31.1 (CPUExecutionProvider)`."""
-    versions = {trial.engine_version for trial in trials if trial.quant_tag == tag}
+    versions = {trial.engine_version for trial in trials}
     names = [name for version in sorted(versions) for name in version.partition("(")[2].rstrip(")").split(", ") if name]
     return tuple(dict.fromkeys(names))
 
 
-def _check_sanity(request: DetectRequest, summary: SweepSummary, observer: SweepObserver) -> tuple[SanityCheck, ...]:
-    """Ask 8 bits about every variant below 8 bits that collapsed."""
+def _check_sanity(
+    request: DetectRequest, summary: SweepSummary, observer: SweepObserver, *, fresh: bool = False
+) -> tuple[SanityCheck, ...]:
+    """Ask 8 bits about every variant below 8 bits that collapsed; a sanity run that fails leaves the question open."""
     rows = {row.quant_tag: row for row in summary.sessions[0].per_quant}
     checks = []
     for tag, row in rows.items():
@@ -157,29 +164,42 @@ def _check_sanity(request: DetectRequest, summary: SweepSummary, observer: Sweep
             continue
         wide = at_eight_bits(recipe)
         observer.notice(f"{tag} keeps {share:.0%} of the float model's mAP50-95: asking {wide} whether bits or wiring broke it")
-        sane = rows[wide] if wide in rows and _retained(rows[wide]) is not None else _sanity_row(request, wide, observer)
-        checks.append(_judged(tag, share, wide, _retained(sane) if sane is not None else None))
+        wide_share, why = _retained(rows[wide]) if wide in rows else None, ""
+        if wide_share is None:
+            wide_share, why = _sanity_share(request, wide, observer, fresh=fresh)
+        checks.append(_judged(tag, share, wide, wide_share, why))
     return tuple(checks)
 
 
-def _sanity_row(request: DetectRequest, tag: str, observer: SweepObserver) -> QuantRow | None:
-    """Run one more variant beside the float model, in a folder of its own below the run."""
+def _sanity_share(request: DetectRequest, tag: str, observer: SweepObserver, *, fresh: bool) -> tuple[float | None, str]:
+    """Return what one more variant keeps, `None` with the reason where it cannot be measured."""
+    try:
+        row = _sanity_row(request, tag, observer, fresh=fresh)
+    except FewbitsError as error:
+        observer.notice(f"{tag} could not be measured: {error}")
+        return None, str(error)
+    share = _retained(row) if row is not None else None
+    return share, "" if share is not None else f"its stages and trials are in {SANITY_FOLDER}/"
+
+
+def _sanity_row(request: DetectRequest, tag: str, observer: SweepObserver, *, fresh: bool) -> QuantRow | None:
+    """Run one more variant beside the float model, in a folder of its own below the run. Raises as `run_detection`."""
     root = Path(request.out_dir) / SANITY_FOLDER / safe_name(tag.lower())
     settings = {**request.settings, "canary_runs": "0"}
     own = replace(request, schemes=(tag,), qat=False, out_dir=root, settings=settings)
-    prepared = prepare_detection(own)
+    prepared = require_ready(prepare_detection(own), observer.notice)
     folder = DetectionFolder(root, Path(request.weights).stem)
 
     def make(_prepared: PreparedSweep, watching: SweepObserver) -> dict[tuple[str, str], Variant]:
         return VariantMaker(prepared, folder, watching).make()
 
-    summary = run_sweep(prepared.sweep, observer, make=make)
+    summary = run_sweep(prepared.sweep, observer, fresh=fresh, make=make)
     return next((row for row in summary.sessions[0].per_quant if row.quant_tag == tag), None)
 
 
-def _judged(tag: str, share: float, wide: str, wide_share: float | None) -> SanityCheck:
+def _judged(tag: str, share: float, wide: str, wide_share: float | None, why: str = "") -> SanityCheck:
     if wide_share is None:
-        verdict, words = SanityVerdict.UNDECIDED, f"{wide} could not be measured"
+        verdict, words = SanityVerdict.UNDECIDED, f"{wide} could not be measured" + (f": {why}" if why else "")
     elif wide_share >= HOLDS_SHARE:
         verdict = SanityVerdict.SCHEME
         words = f"{wide} keeps {wide_share:.1%} through the same export, decoding and evaluation"

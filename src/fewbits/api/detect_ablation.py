@@ -23,9 +23,9 @@ REPORT_NAME = "ablation.md"
 
 
 def ladder_rows(mode: str) -> tuple[LadderRow, ...]:
-    """Return the ladder of a plain scheme such as `W4A8`. Raises `SpecError` for anything else."""
+    """Return the ladder of a plain scheme such as `W4A8`, in any case. Raises `SpecError` for anything else."""
     recipe = parse_scheme(mode, "--mode")
-    if recipe is None or recipe.tuned or recipe.budget_bits is not None or scheme_tag(recipe) != mode:
+    if recipe is None or recipe.tuned or recipe.budget_bits is not None or scheme_tag(recipe) != mode.upper():
         raise SpecError.single("--mode", f"{mode!r} has no ladder", "a plain scheme, such as W4A8 or W3A8")
     rows = ladder(recipe.weight_bits, recipe.activation_bits)
     if rows[-1].recipe == rows[0].recipe:
@@ -64,7 +64,7 @@ def ablation_table(mode: str, found: MeasuredAnswers) -> AblationTable:
             last_main = tag
     whole = found.matches.get(FLOAT_TAG)
     floating = detection_metrics(whole, found.labels.categories).map_50_95 if whole is not None else None
-    return AblationTable(mode=mode, images=len(found.labels.images), float_map_50_95=floating, rows=tuple(rows))
+    return AblationTable(mode=mode.upper(), images=len(found.labels.images), float_map_50_95=floating, rows=tuple(rows))
 
 
 def _before(mains: Sequence[tuple[str | None, str]], step: str) -> str | None:

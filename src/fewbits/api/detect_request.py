@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fewbits.api.detect_check import check_model, check_settings
 from fewbits.api.sweeps import REPOSITORY_ROOT, PreparedSweep
 from fewbits.core.codec import digest
 from fewbits.core.errors import Problem, SpecError
@@ -38,6 +39,7 @@ DEFAULT_SCHEMES = ("W8A16", "W8A8", "W4A16", "W4A8")
 """The runbook's."""
 CALIBRATION_IMAGES = 32
 _SHOWN = 5
+_TRAINED = "-qat"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,12 +72,15 @@ class DetectRequest:
     @property
     def tags(self) -> tuple[str, ...]:
         """Every variant, the float model first. Raises `SpecError` with the problems of all tags."""
-        words = [*self.schemes, *([f"{self.qat_mode.removesuffix('-qat')}-qat"] if self.qat else [])]
+        words = [(word, "--schemes") for word in self.schemes]
+        if self.qat:
+            is_marked = self.qat_mode.lower().endswith(_TRAINED)
+            words.append((self.qat_mode if is_marked else self.qat_mode + _TRAINED, "--qat-mode"))
         tags = [FLOAT_TAG]
         problems: list[Problem] = []
-        for word in words:
+        for word, where in words:
             try:
-                tags.append(scheme_tag(parse_scheme(word)))
+                tags.append(scheme_tag(parse_scheme(word, where)))
             except SpecError as error:
                 problems.extend(error.problems)
         if problems:
@@ -92,7 +97,8 @@ class PreparedDetection:
     labels: DetectionLabels
     calibration: Calibration | None
     calibration_paths: tuple[Path, ...]
-    image_folder: Path
+    providers: tuple[str, ...]
+    """Of ONNX Runtime, in order of preference, whether this machine has them or not."""
     notes: tuple[str, ...]
     """What a reader of the results should know about the data."""
 
@@ -100,12 +106,14 @@ class PreparedDetection:
 def prepare_detection(request: DetectRequest, cache: ArtifactCache | None = None) -> PreparedDetection:
     """Read labels and lists, check them against each other, and plan. Raises `SpecError`, `PrerequisiteError`."""
     tags = request.tags
+    check_settings(request)
     coco, images = _evaluated(request)
     bank = detection_bank(coco, images, f"coco:{request.split}")
     calibration, paths, notes = _calibration(request, tags)
     tasks = {task.id: task for task in bank.tasks}
     if calibration is not None:
-        _refuse_overlap(calibration, [task.image for task in bank.tasks if task.image is not None], request)
+        shown = [task.image for task in bank.tasks if task.image is not None]
+        notes = (*notes, *_check_overlap(calibration, shown, request))
     build = DetectorBuild(
         head=Head(request.head),
         image_size=request.image_size,
@@ -115,6 +123,7 @@ def prepare_detection(request: DetectRequest, cache: ArtifactCache | None = None
     )
     quantizer = BrevitasQuantizer(cache or ArtifactCache(), build, choose_layer_bits)
     source = quantizer.locate(request.weights)
+    check_model(quantizer, source, coco.categories)
     detection = DetectionSettings(
         annotations=str(coco.annotations),
         images=str(coco.folder),
@@ -157,7 +166,7 @@ def prepare_detection(request: DetectRequest, cache: ArtifactCache | None = None
     )
     sweep = PreparedSweep(plan, tasks, {request.weights: source}, quantizer, create_runtime("onnx", detector=options))
     labels = DetectionLabels(categories=coco.categories, images=images)
-    return PreparedDetection(sweep, quantizer, labels, calibration, paths, coco.folder, (*coco.notes, *notes))
+    return PreparedDetection(sweep, quantizer, labels, calibration, paths, request.providers, (*coco.notes, *notes))
 
 
 def _evaluated(request: DetectRequest) -> tuple[CocoSet, tuple[LabelledImage, ...]]:
@@ -192,10 +201,14 @@ def _calibration(request: DetectRequest, tags: Sequence[str]) -> tuple[Calibrati
     return calibration, paths, notes
 
 
-def _refuse_overlap(calibration: Calibration, evaluated: Sequence[ImageRequest], request: DetectRequest) -> None:
+def _check_overlap(calibration: Calibration, evaluated: Sequence[ImageRequest], request: DetectRequest) -> tuple[str, ...]:
+    """Return a note about images that are on both sides. Raises `SpecError` unless that was allowed."""
     shared = overlapping(calibration.images, evaluated)
-    if shared and not request.allow_overlap:
-        names = ", ".join(image.file_name for image in shared[:_SHOWN])
-        message = f"{len(shared)} calibration images are evaluated too ({names}{', ...' if len(shared) > _SHOWN else ''})"
+    if not shared:
+        return ()
+    names = ", ".join(image.file_name for image in shared[:_SHOWN])
+    message = f"{len(shared)} calibration images are evaluated too ({names}{', ...' if len(shared) > _SHOWN else ''})"
+    if not request.allow_overlap:
         hint = "calibrate on other images; --allow-overlap measures anyway, and flatters the result"
         raise SpecError([Problem("calibration", message, hint)])
+    return (f"{message}: the quantized variants are flattered",)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fewbits.api.detect_census import operator_census, qdq_counts
-from fewbits.api.detect_classes import check_declared, declared_names
 from fewbits.api.detect_layout import DetectionFolder, place
 from fewbits.api.detect_request import PreparedDetection
 from fewbits.api.detect_smoke import smoke_onnx
@@ -21,7 +20,7 @@ from fewbits.quantizers.brevitas.quantizer import build_report
 from fewbits.quantizers.onnx.agreement import compare_arrays, open_session, run_all
 from fewbits.quantizers.onnx.census import take_census
 from fewbits.quantizers.onnx.cleanup import slim_effect
-from fewbits.quantizers.onnx.graph import io_contract, metadata, read_graph
+from fewbits.quantizers.onnx.graph import io_contract, read_graph
 from fewbits.records.detector_run import (
     DetectorCensuses,
     ExportRecord,
@@ -38,6 +37,20 @@ from fewbits.sweep.progress import SweepObserver
 
 _SMOKE_SEED = 0
 _SMOKE_TIMEOUT_SECONDS = 300.0
+
+_LIBRARY_ERRORS = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    MemoryError,
+    ArithmeticError,
+    AttributeError,
+    AssertionError,
+    ImportError,
+    OSError,
+)
+"""What torch, Brevitas or a graph may raise; other variants must not suffer for it. Ctrl-C is none of these."""
 
 T = TypeVar("T")
 
@@ -84,11 +97,19 @@ class VariantMaker:
                 variants[source.model_id, tag] = variant
         atomic_write(self._folder.censuses_path, encode_pretty(DetectorCensuses(censuses=self._censuses)))
         if not variants:
-            failed = [
-                f"{r.variant}: {r.stage}: {r.reason}" for r in self._book.records.values() if r.status is StageStatus.FAILED
-            ]
-            raise BackendError("fewbits", "no variant could be made: " + "; ".join(failed))
+            raise BackendError("fewbits", "no variant could be made" + self._why())
         return variants
+
+    def _why(self) -> str:
+        """Return the reasons, each once, with the variants that it stopped: one line each."""
+        stopped: dict[str, list[str]] = {}
+        for tag in self._prepared.sweep.plan.spec.quants:
+            # a failed clean-up stops nothing
+            for stage in (Stage.EXPORT, Stage.SMOKE):
+                record = self._book.records.get((tag, stage))
+                if record is not None and record.status is StageStatus.FAILED:
+                    stopped.setdefault(f"{stage}: {record.reason}", []).append(tag)
+        return "".join(f"\n  - {', '.join(tags)}: {reason}" for reason, tags in stopped.items())
 
     def _write_inputs(self) -> None:
         """Freeze what was asked about: labels, image ids, calibration images."""
@@ -108,7 +129,6 @@ class VariantMaker:
 
         def export(say: Callable[[str], None]) -> Variant:
             made = quantizer.export(source, tag, say)
-            self._check_classes(made, say)
             place(_path(made), folder.exported_path(tag))
             return made
 
@@ -132,15 +152,6 @@ class VariantMaker:
         made = self._prepared.quantizer.clean(source, exported, say)
         place(_path(made), self._folder.cleaned_path(exported.artifact.scheme))
         return made
-
-    def _check_classes(self, variant: Variant, say: Callable[[str], None]) -> None:
-        """Compare the model's class names with the annotations'; bare numbers are no names."""
-        names = declared_names(metadata(read_graph(_path(variant))))
-        categories = self._prepared.labels.categories
-        if names is not None and all(name == str(index) for index, name in enumerate(names)):
-            names = tuple(category.name for category in categories) if len(names) == len(categories) else names
-        if notice := check_declared(names, categories, "--weights"):
-            say(notice)
 
     def _smoke(self, tag: str, variant: Variant, say: Callable[[str], None]) -> bool:
         """Run the graph on random numbers, and open it as it will be measured. Raises what either raises."""
@@ -180,8 +191,7 @@ class VariantMaker:
             result = work(say)
         except FewbitsError as error:
             reason = str(error)
-        except (RuntimeError, ValueError, TypeError, KeyError, MemoryError, ArithmeticError, AttributeError) as error:
-            # what torch, Brevitas or a graph may raise; other variants must not suffer for it
+        except _LIBRARY_ERRORS as error:
             reason = f"{type(error).__name__}: {error}"
         seconds = time.monotonic() - began
         status = StageStatus.OK if result is not None else StageStatus.FAILED

@@ -2,6 +2,7 @@
 
 `W<bits>A<bits>` alone means the best known steps for that width. `-naive` means the runbook's own quantizers and nothing else;
 `+step` adds named steps to it. `-mixed<bits>` gives each layer its own bits, under that average; `-qat` trains shortly after.
+Tags are read in upper and lower case; `scheme_tag` writes the one spelling that files and reports have.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ FLOAT_ACTIVATION_BITS = 16
 """As the runbook writes float activations: A16."""
 
 _TAG = re.compile(
-    r"W(?P<weights>[2-8])A(?P<activations>8|16)(?P<naive>-naive)?(?P<steps>(?:\+[a-z-]+?)*)"
+    r"w(?P<weights>[2-8])a(?P<activations>8|16)(?P<naive>-naive)?(?P<steps>(?:\+[a-z-]+?)*)"
     r"(?:-mixed(?P<budget>\d(?:\.\d+)?))?(?P<tuned>-qat)?"
 )
 _SPARING = (Step.SPARE_DISTRIBUTION, Step.SPARE_ENDS, Step.SPARE_DEPTHWISE)
@@ -50,10 +51,10 @@ _NEEDS: dict[Step, tuple[Step, str]] = {
 
 
 def parse_scheme(tag: str, where: str = "--schemes") -> Recipe | None:
-    """Read a tag; `None` is the float model. Raises `SpecError` with every problem of the tag."""
-    if tag == FLOAT_TAG:
+    """Read a tag in any case; `None` is the float model. Raises `SpecError` with every problem of the tag."""
+    if tag.upper() == FLOAT_TAG:
         return None
-    found = _TAG.fullmatch(tag)
+    found = _TAG.fullmatch(tag.lower())
     if found is None:
         hint = "for example FP32, W8A8, W4A8, W4A8-naive, W4A8-naive+fold+per-channel, W4A8-mixed4.5, W4A8-qat"
         raise SpecError.single(where, f"{tag!r} is no detector scheme", hint)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from fewbits.core.errors import BackendError
 from fewbits.quantizers.brevitas import layers as brevitas_layers
 from fewbits.quantizers.brevitas.export import INPUT_NAME
+from fewbits.quantizers.brevitas.library_methods import quiet_brevitas
 from fewbits.quantizers.onnx.agreement import compare_parts
 from fewbits.quantizers.onnx.graph import constants
 from fewbits.records.detector_run import OutputGap
@@ -55,6 +56,7 @@ def check_constants(model: nn.Module, names: Sequence[str], graph: Any) -> None:
         raise BackendError(TOOL, f"the exported graph has other weights, scales or zero points than torch in {shown}")
 
 
+@quiet_brevitas()
 def output_gap(model: nn.Module, inputs: Sequence[Mapping[str, npt.NDArray[np.float32]]], found: Sequence[Any]) -> OutputGap:
     """Compare a runtime's outputs `found` with torch's, and torch's with torch's own in another order of summation.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fewbits.quantizers.brevitas import layers as brevitas_layers
 from fewbits.quantizers.brevitas.build import BuiltVariant
 from fewbits.quantizers.brevitas.layers import ActivationQuantizer, LayerPlan, WeightQuantizer
+from fewbits.quantizers.brevitas.library_methods import quiet_brevitas
 from fewbits.quantizers.brevitas.rounding import largest_code
 from fewbits.records.detector_run import LayerReport
 
@@ -17,6 +18,7 @@ _BEYOND_STEPS = 0.51
 """Rounding moves a value by half a step; what moves further lay outside of the range (the rest is float rounding)."""
 
 
+@quiet_brevitas()
 def layer_reports(built: BuiltVariant, images: torch.Tensor) -> tuple[LayerReport, ...]:
     """Return one report per quantized layer, in the order in which they run.
 

@@ -14,13 +14,26 @@ if TYPE_CHECKING:
     from torch import nn
 
 _BATCH = 4
+_POINTLESS = (
+    "Computing zero point of output accumulator not supported yet",
+    "fast_hadamard_transform package not found",
+    "TF32 acceleration on top of oneDNN",
+    "`treespec.children_specs` is deprecated",
+)
+"""How these warnings begin."""
 
 
 @contextmanager
 def quiet_brevitas() -> Iterator[None]:
-    """Hide a warning that Brevitas prints for every convolution whose input has a zero point; it concerns accumulators."""
+    """Hide what libraries say on stderr that nobody can act on; all other warnings pass.
+
+    Brevitas speaks of accumulators for every convolution whose input has a zero point, and of a package that would rotate weights
+    faster, which no step does; its tracer uses a name that torch gave up; torch speaks of TF32 on Intel's GPUs whenever the
+    switch that turns oneDNN off is used.
+    """
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Computing zero point of output accumulator not supported yet")
+        for message in _POINTLESS:
+            warnings.filterwarnings("ignore", message=message)
         yield
 
 
@@ -34,6 +47,7 @@ def collect_activation_statistics(model: nn.Module, images: torch.Tensor) -> Non
             model(batch)
 
 
+@quiet_brevitas()
 def equalize(model: nn.Module, images: torch.Tensor) -> nn.Module:
     """Return the model with the ranges of neighbouring layers equalised: as a traced graph, with the same module names.
 

