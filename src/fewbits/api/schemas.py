@@ -28,6 +28,7 @@ from fewbits.records.base import Record
 from fewbits.records.baseline import BaselineHistory, ResolvedBaselines
 from fewbits.records.baseline_upkeep import BaselineHealth
 from fewbits.records.context import ContextCeilingArtifact, ContextRollupArtifact
+from fewbits.records.detector_run import AblationTable, BuildReport, CocoMetrics, DetectionLabels, StageLog
 from fewbits.records.determinism import DeterminismReport
 from fewbits.records.frontier_artifact import FrontierArtifact
 from fewbits.records.gates import GateCheck, GateReport, GateStatus
@@ -107,6 +108,11 @@ PUBLISHED: Mapping[str, Published] = {
                 ("manifest of a recipe", RecipeManifest),
                 ("plan of a recipe", RecipePlan),
                 ("probe of a recipe's search, a row of probes.jsonl", ProbeRow),
+                ("COCO metrics of one detector", CocoMetrics),
+                ("labels of a detector sweep's images", DetectionLabels),
+                ("stages of a detector sweep", StageLog),
+                ("build of a detector, in its ONNX file's metadata", BuildReport),
+                ("ablation of a detector's recipe", AblationTable),
             )
         ),
     )
