@@ -36,7 +36,9 @@ SVG = "{http://www.w3.org/2000/svg}"
 PARSER = MarkdownIt("commonmark", {"html": True}).enable("table")
 OUR_HTML = {"<details>\n<summary>All excluded modules</summary>\n", "</details>\n"}
 PIECES = ["<script>", "```", "![a](b)", "https://x.y", *"|`<>&\\*_[]()!#~-+=:@$\"'\n\r\t\x00\x1b\u202e\u200b\u2028 0aQ1."]
-NASTY = st.lists(st.one_of(st.characters(), st.sampled_from(PIECES)), max_size=12).map("".join)
+NASTY = st.lists(st.one_of(st.characters(codec="utf-8"), st.sampled_from(PIECES)), max_size=12).map(
+    "".join
+)  # as JSON can hold them
 NAME, SHA = "wint8_aint8_autoquant_lm_quant_manifest.json", "5" * 64
 
 

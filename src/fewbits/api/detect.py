@@ -69,12 +69,14 @@ def run_detection(
     atomic_write(folder.sanity_path, encode_pretty(SanityChecks(checks=checks)))
     directory = prepared.sweep.directory
     summary = write_results(directory)
-    write_variant_files(prepared, folder, summary)
+    write_variant_files(prepared, folder, summary, checks)
     return DetectionResult(summary, folder.root, write_detector_summary(folder.root), checks)
 
 
-def write_variant_files(prepared: PreparedDetection, folder: DetectionFolder, summary: SweepSummary) -> None:
-    """Write each variant's `metrics.json`, and how its evaluation ended into `stages.json`."""
+def write_variant_files(
+    prepared: PreparedDetection, folder: DetectionFolder, summary: SweepSummary, checks: Sequence[SanityCheck] = ()
+) -> None:
+    """Write each variant's `metrics.json`, and how its evaluation and its sanity check ended into `stages.json` and the logs."""
     book = StageBook(folder.stages_path)
     book.load()
     directory = prepared.sweep.directory
@@ -93,6 +95,23 @@ def write_variant_files(prepared: PreparedDetection, folder: DetectionFolder, su
         reason = "" if metrics is not None else "images are missing: the sweep was ended, or decided early"
         status = StageStatus.OK if metrics is not None else StageStatus.SKIPPED
         book.write(StageRecord(variant=row.quant_tag, stage=Stage.EVALUATE, status=status, reason=reason))
+        _log(folder, row.quant_tag, Stage.EVALUATE, [reason or _in_words(metrics), f"evaluate: {status}"])
+    for check in checks:
+        status = StageStatus.OK if check.sanity_retained is not None else StageStatus.FAILED
+        reason = "" if status is StageStatus.OK else check.explanation
+        book.write(StageRecord(variant=check.variant, stage=Stage.SANITY, status=status, reason=reason))
+        _log(folder, check.variant, Stage.SANITY, [check.verdict.value, check.explanation, f"sanity: {status}"])
+
+
+def _log(folder: DetectionFolder, tag: str, stage: Stage, lines: Sequence[str]) -> None:
+    atomic_write(folder.log_path(tag, stage), "".join(f"{line}\n" for line in lines).encode())
+
+
+def _in_words(metrics: CocoMetrics | None) -> str:
+    if metrics is None:
+        return ""
+    found = "no labels" if metrics.mAP_50_95 is None else f"mAP50-95 {metrics.mAP_50_95:.4f}"
+    return f"{metrics.num_images} images, {metrics.num_detections} detections, {metrics.failed_images} not answered: {found}"
 
 
 def _metrics(

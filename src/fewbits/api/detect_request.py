@@ -62,7 +62,7 @@ class DetectRequest:
     calib_seed: int = 0
     allow_overlap: bool = False
     image_size: int = 640
-    head: str = Head.ONE_TO_ONE.value
+    head: str = Head.ONE_TO_MANY.value
     confidence: float = 0.001
     iou: float = 0.7
     max_detections: int = 300

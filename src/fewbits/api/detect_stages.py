@@ -197,9 +197,11 @@ class VariantMaker:
         status = StageStatus.OK if result is not None else StageStatus.FAILED
         if reason:
             say(f"{stage} failed: {reason}")
-        atomic_write(self._folder.log_path(tag, stage), "".join(f"{line}\n" for line in [*lines, f"{stage}: {status}"]).encode())
         made = any(line.startswith(("making ", "cleaning ")) for line in lines)
         cached = status is StageStatus.OK and stage in (Stage.EXPORT, Stage.CLEANUP) and not made
+        log = self._folder.log_path(tag, stage)
+        if not (cached and log.exists()):  # how it was made is worth more than that it was found
+            atomic_write(log, "".join(f"{line}\n" for line in [*lines, f"{stage}: {status}"]).encode())
         self._book.write(
             StageRecord(variant=tag, stage=stage, status=status, reason=reason, seconds=round(seconds, 3), cached=cached)
         )

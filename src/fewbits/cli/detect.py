@@ -97,7 +97,7 @@ def _declare_data(action: argparse.ArgumentParser) -> None:
     )
     model = action.add_argument_group("model")
     model.add_argument("--imgsz", type=at_least_one, default=640, metavar="N", help="side of the square shown, pixels (640)")
-    model.add_argument("--head", choices=("one-to-one", "one-to-many"), default="one-to-one", help="which head (one-to-one)")
+    model.add_argument("--head", choices=("one-to-one", "one-to-many"), default="one-to-many", help="which head (one-to-many)")
     model.add_argument("--conf", type=float, default=0.001, metavar="X", help="smallest score of a detection (0.001)")
     model.add_argument("--iou", type=float, default=0.7, metavar="X", help="overlap that suppresses the weaker box (0.7)")
     model.add_argument("--max-det", type=at_least_one, default=300, metavar="N", help="detections per image (300)")

@@ -41,9 +41,9 @@ class TuningSettings(Record, frozen=True, kw_only=True):
 
     epochs: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 8
     batch_images: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 4
-    learning_rate: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.0004
+    learning_rate: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.0002
     """Of weights and biases: the most that one step moves them, about, as a share of their channel's range."""
-    scale_learning_rate: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0001
+    scale_learning_rate: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.00005
     """Of scales: the most that one step moves them, about, as a share of their starting value."""
     warmup_share: Rate = 0.1
     """Share of the steps in which the rates rise from zero; then they fall to zero along a half cosine."""
