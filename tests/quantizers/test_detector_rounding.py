@@ -17,6 +17,7 @@ from fewbits.quantizers.brevitas.rounding import (  # noqa: E402
     largest_code,
     nearest,
     output_error,
+    whole_number_scales,
 )
 
 
@@ -135,3 +136,14 @@ def test_dead_inputs_do_no_harm() -> None:
     scales = absmax_scales(weights, 4)
     assert bool(torch.isfinite(compensated(weights, gram, scales, 4)).all())
     assert bool(torch.isfinite(compensated(weights, torch.zeros_like(gram), scales, 4)).all())
+
+
+def test_whole_numbers_keep_their_values_exactly() -> None:
+    bins = torch.arange(16, dtype=torch.float64).reshape(1, 1, 16)
+    scales = whole_number_scales(bins, 8)
+    assert scales is not None
+    assert float(scales) == 1 / 8
+    assert torch.equal(nearest(bins, scales, 8), bins)
+    assert whole_number_scales(bins, 4) is None
+    assert whole_number_scales(bins + 0.5, 8) is None
+    assert whole_number_scales(bins * 0, 8) is None

@@ -24,7 +24,7 @@ def cost_of(layers: dict[str, LayerCost], bits: dict[str, int], base: int) -> fl
 @given(LAYERS, st.floats(4, 8))
 def test_the_choice_fits_and_no_other_that_fits_is_cheaper(rows: list[tuple[int, float]], budget: float) -> None:
     layers = {f"layer{n}": LayerCost(*row) for n, row in enumerate(rows)}
-    found = choose_layer_bits(layers, 4, budget)
+    found = choose_layer_bits(layers, 4, dict.fromkeys(layers, 4), budget)
     total = sum(layer.weights for layer in layers.values())
     assert sum(found[name] * layer.weights for name, layer in layers.items()) <= budget * total
     allowed = [bits for bits in CANDIDATE_BITS if bits >= 4]
@@ -38,11 +38,19 @@ def test_the_choice_fits_and_no_other_that_fits_is_cheaper(rows: list[tuple[int,
 
 def test_small_and_costly_layers_get_the_bits() -> None:
     layers = {"small": LayerCost(10, 5.0), "large": LayerCost(1000, 5.0), "calm": LayerCost(10, 1e-9)}
-    found = choose_layer_bits(layers, 4, 4.05)
+    found = choose_layer_bits(layers, 4, dict.fromkeys(layers, 4), 4.05)
     assert (found["small"], found["large"]) == (8, 4)
     assert found["calm"] < 8
 
 
-def test_a_budget_below_the_base_is_refused() -> None:
-    with pytest.raises(SpecError, match="the least is 4"):
-        choose_layer_bits({"a": LayerCost(1, 1.0)}, 4, 3.9)
+def test_spared_layers_keep_their_bits_whatever_they_cost() -> None:
+    layers = {"spared": LayerCost(100, 1e-9), "costly": LayerCost(100, 5.0), "other": LayerCost(800, 5.0)}
+    found = choose_layer_bits(layers, 4, {"spared": 8, "costly": 4, "other": 4}, 4.8)
+    assert (found["spared"], found["costly"]) == (8, 8)
+
+
+def test_a_budget_below_what_is_needed_at_least_is_refused() -> None:
+    layers = {"a": LayerCost(1, 1.0), "b": LayerCost(1, 1.0)}
+    assert choose_layer_bits(layers, 4, {"a": 8, "b": 4}, 6.0) == {"a": 8, "b": 4}
+    with pytest.raises(SpecError, match=r"alone makes 6\.00"):
+        choose_layer_bits(layers, 4, {"a": 8, "b": 4}, 5.9)

@@ -14,20 +14,27 @@ NOISE_RATIO_PER_BIT = 4.0
 
 
 def choose_layer_bits(
-    layers: Mapping[str, LayerCost], base_bits: int, budget_bits: float, candidates: Sequence[int] = CANDIDATE_BITS
+    layers: Mapping[str, LayerCost],
+    base_bits: int,
+    least_bits: Mapping[str, int],
+    budget_bits: float,
+    candidates: Sequence[int] = CANDIDATE_BITS,
 ) -> dict[str, int]:
-    """Return the weight bits of each layer, at least `base_bits`, that give the smallest total cost.
+    """Return the weight bits of each layer, at least its `least_bits`, that give the smallest total cost.
 
-    The average over all weights stays within `budget_bits`. Costs at more bits follow from the cost at the base by a quarter per
-    bit. Raises `SpecError` when the budget is below the base.
+    The average over all weights stays within `budget_bits`. Costs are those at `base_bits`; at more bits they follow by a quarter
+    per bit. Raises `SpecError` when the budget is below what the layers need at least.
     """
     total = sum(layer.weights for layer in layers.values())
-    if budget_bits < base_bits:
-        raise SpecError.single("budget", f"{budget_bits:g} bits on average cannot be met", f"the least is {base_bits}")
-    allowed = [bits for bits in candidates if bits >= base_bits]
+    least = sum(least_bits[name] * layer.weights for name, layer in layers.items())
+    if budget_bits * total < least:
+        hint = f"what is spared alone makes {least / total:.2f}"
+        raise SpecError.single("budget", f"{budget_bits:g} bits on average cannot be met", hint)
     groups = {
         name: [
-            Option(str(bits), bits * layer.weights, layer.cost / NOISE_RATIO_PER_BIT ** (bits - base_bits)) for bits in allowed
+            Option(str(bits), bits * layer.weights, layer.cost / NOISE_RATIO_PER_BIT ** (bits - base_bits))
+            for bits in candidates
+            if bits >= least_bits[name]
         ]
         for name, layer in layers.items()
     }

@@ -12,7 +12,7 @@ from fewbits.quantizers.brevitas.fitting import Fitting, LayerFit, fit_layers
 from fewbits.quantizers.brevitas.layers import ActivationQuantizer, LayerPlan, WeightQuantizer, quantize_layers
 from fewbits.quantizers.brevitas.library_methods import METHODS, collect_activation_statistics, equalize, quiet_brevitas
 from fewbits.quantizers.brevitas.output_scores import LayerCost, LayerSensitivity, layer_sensitivities, rounding_costs
-from fewbits.quantizers.brevitas.samples import FloatInputs, Sampling, record_float_inputs
+from fewbits.quantizers.brevitas.samples import Sampling, record_float_inputs
 from fewbits.quantizers.brevitas.tuning import TuningRecord, TuningSettings, tune
 from fewbits.quantizers.brevitas.yolov10 import Head, build_yolov10, convolutions, fold_batch_norms, layer_roles
 from fewbits.records.detector_quant import LayerRole, Recipe, Step
@@ -29,8 +29,8 @@ _SPARED: Mapping[Step, tuple[LayerRole, ...]] = {
 }
 
 
-ChooseBits = Callable[[Mapping[str, LayerCost], int, float], Mapping[str, int]]
-"""Layers' costs at the base bits, the base bits, the average bits allowed -> bits of each layer."""
+ChooseBits = Callable[[Mapping[str, LayerCost], int, Mapping[str, int], float], Mapping[str, int]]
+"""Layers' costs at the base bits, the base bits, the least bits of each layer, the average bits allowed -> bits of each layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,12 @@ class DetectorLab:
         sampling = Sampling(importance={name: seen.places for name, seen in self.sensitivities.items()} if is_weighted else {})
         progress(f"reading what {len(found)} layers see")
         floats = record_float_inputs(model, found, self.images, sampling)
-        plans = plan_layers(recipe, roles, self._layer_bits(recipe, found, floats, progress))
+        plans = plan_layers(recipe, roles, {})
+        if recipe.budget_bits is not None:
+            progress(f"weighing {len(found)} layers under {recipe.budget_bits:g} bits on average")
+            costs = rounding_costs(found, self.sensitivities, floats.columns, recipe.weight_bits)
+            least = {name: plan.weight_bits for name, plan in plans.items()}
+            plans = plan_layers(recipe, roles, self._choose_bits(costs, recipe.weight_bits, least, recipe.budget_bits))
         layers = quantize_layers(model, plans)
         with quiet_brevitas():
             if Step.UNSIGNED not in recipe.steps and recipe.activation_bits != FLOAT_ACTIVATION_BITS:
@@ -103,16 +108,6 @@ class DetectorLab:
             training = TuningRecord(settings=settings, history=history)
         return BuiltVariant(model, plans, roles, fits, training)
 
-    def _layer_bits(
-        self, recipe: Recipe, found: Mapping[str, Any], floats: FloatInputs, progress: Callable[[str], None]
-    ) -> Mapping[str, int]:
-        """Return the bits that the budget gives to each layer; empty without a budget."""
-        if recipe.budget_bits is None:
-            return {}
-        progress(f"weighing {len(found)} layers under {recipe.budget_bits:g} bits on average")
-        costs = rounding_costs(found, self.sensitivities, floats.columns, recipe.weight_bits)
-        return self._choose_bits(costs, recipe.weight_bits, recipe.budget_bits)
-
 
 def build_float(source: DetectorSource) -> nn.Module:
     """Return the float model in the one graph form that all variants share: batch norms folded, one head."""
@@ -122,7 +117,7 @@ def build_float(source: DetectorSource) -> nn.Module:
 
 
 def plan_layers(recipe: Recipe, roles: Mapping[str, LayerRole], layer_bits: Mapping[str, int]) -> dict[str, LayerPlan]:
-    """Return how each layer is quantized: by its role, unless `layer_bits` names it."""
+    """Return how each layer is quantized: spared roles at 8 bits, the others at the recipe's, unless `layer_bits` names them."""
     spared = {role for step, its_roles in _SPARED.items() if step in recipe.steps for role in its_roles}
     weights = WeightQuantizer.PER_CHANNEL if Step.PER_CHANNEL in recipe.steps else WeightQuantizer.RUNBOOK
     activations = _activations(recipe)

@@ -18,6 +18,7 @@ from fewbits.quantizers.brevitas.rounding import (
     largest_code,
     nearest,
     output_error,
+    whole_number_scales,
 )
 from fewbits.quantizers.brevitas.samples import FloatInputs, Sampling, sampled_columns, sampled_places, uniform_weights
 from fewbits.records.detector_quant import Step
@@ -122,9 +123,13 @@ def _fit_weights(layer: Any, plan: LayerPlan, steps: Sequence[Step], samples: _S
     groups, rows = layer.groups, layer.out_channels // layer.groups
     weights = layer.weight.data.double().reshape(groups, rows, -1)
     columns = _moments(samples, centred=Step.BIAS in steps)
-    target = fitted_target(weights, columns.gram, columns.drift) if Step.TARGET in steps else weights
     bits = plan.weight_bits
-    scales = clipped_scales(target, columns.gram, bits) if Step.CLIP in steps else absmax_scales(target, bits)
+    exact = whole_number_scales(weights, bits)
+    if exact is not None:  # the box distribution's projection: 0 to 15 at 8 bits; nothing is gained by fitting what is exact
+        target, scales = weights, exact
+    else:
+        target = fitted_target(weights, columns.gram, columns.drift) if Step.TARGET in steps else weights
+        scales = clipped_scales(target, columns.gram, bits) if Step.CLIP in steps else absmax_scales(target, bits)
     if Step.GPTQ in steps:
         values = compensated(target, columns.gram, scales, bits)
     elif Step.LEARNED in steps:

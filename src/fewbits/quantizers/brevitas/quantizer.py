@@ -40,7 +40,7 @@ from fewbits.records.onnx_graph import BUILD_KEY, HEAD_KEY, NAMES_KEY, SCORES_KE
 from fewbits.records.variant import Artifact, ModelKind, ModelSource, TensorTypeCount, Variant
 from fewbits.spec.detector_schemes import parse_scheme, scheme_tag
 
-METHOD_REVISION = 2
+METHOD_REVISION = 3
 """Raised whenever the same recipe would give another model or another build report: what the cache holds is then made again."""
 CHECKED_IMAGES = 2
 """Real images that exports and clean-ups are compared on."""

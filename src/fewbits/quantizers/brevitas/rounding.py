@@ -47,6 +47,19 @@ def absmax_scales(weights: torch.Tensor, bits: int) -> torch.Tensor:
     return weights.abs().amax(dim=2, keepdim=True).clamp_min(_TINY) / largest_code(bits)
 
 
+def whole_number_scales(weights: torch.Tensor, bits: int) -> torch.Tensor | None:
+    """Return the finest scales that hold weights exactly, 1 / whole number, where all weights are whole numbers that fit.
+
+    Shaped as the weights, with one column; `None` where some weight is no whole number, or too large for the codes.
+    """
+    import torch
+
+    widest = weights.abs().amax(dim=2, keepdim=True)
+    if not bool((weights == weights.round()).all()) or float(widest.max()) > largest_code(bits) or float(widest.min()) < 1:
+        return None
+    return 1 / torch.floor(largest_code(bits) / widest)
+
+
 def clipped_scales(weights: torch.Tensor, gram: torch.Tensor, bits: int) -> torch.Tensor:
     """Return the scale of each row that gives the smallest output error under rounding to nearest, of `CLIP_STEPS` candidates."""
     import torch
