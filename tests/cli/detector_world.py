@@ -32,7 +32,7 @@ class DetectorWorld:
     def arguments(self, out: Path, *more: str, action: str = "sweep", schemes: str = "") -> list[str]:
         """Return a command line without canary; `more` wins over what stands before it."""
         chosen = ["--schemes", schemes] if schemes else []
-        data = ["--weights", str(self.weights), "--coco", str(self.coco), "--imgsz", str(IMAGE_SIZE)]
+        data = ["--weights", str(self.weights), "--coco", str(self.coco), "--imgsz", str(IMAGE_SIZE), "--head", "one-to-one"]
         return ["detect", action, *data, *chosen, "--canary-runs", "0", "--out-dir", str(out), *more]
 
     def annotations(self, split: str = "val") -> Path:
