@@ -20,7 +20,7 @@ from fewbits.analysis.trial_table import Group, build_table
 from fewbits.core.codec import decode
 from fewbits.core.errors import StoreError
 from fewbits.records.base import Record, TrialStatus
-from fewbits.records.detection import DETECTIONS_SCHEMA, Detections, LabelledImage
+from fewbits.records.detection import Detections, LabelledImage
 from fewbits.records.detector_run import (
     DetectionLabels,
     DetectorCensuses,
@@ -35,7 +35,7 @@ from fewbits.records.plan import Plan
 from fewbits.records.trial import TrialText, TrialView
 from fewbits.store.journal import JournalContent, read_journal, read_rows_at
 from fewbits.store.run_directory import RunDirectory
-from fewbits.workloads.detection.score import ANSWER_BYTES_LIMIT, MAX_DETECTIONS
+from fewbits.workloads.detection.score import read_detections
 from fewbits.workloads.detection.tasks import task_id
 
 R = TypeVar("R", bound=Record)
@@ -157,19 +157,8 @@ def _answers(path: Path, group: Group, images: Mapping[str, LabelledImage], plac
 
 def decode_answer(text: str, image: LabelledImage) -> Detections | None:
     """Return what an answer reports about an image; `None` for anything that scoring does not read either."""
-    data = text.encode("utf-8", "surrogatepass") if len(text) <= ANSWER_BYTES_LIMIT else None
-    if data is None or len(data) > ANSWER_BYTES_LIMIT:
-        return None
-    try:
-        found = msgspec.json.decode(data, type=Detections)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    is_read = (
-        found.schema_version == DETECTIONS_SCHEMA
-        and len(found.detections) <= MAX_DETECTIONS
-        and (found.width, found.height) == (image.width, image.height)
-    )
-    return found if is_read else None
+    found = read_detections(text, image.width, image.height)
+    return None if isinstance(found, str) else found
 
 
 _REMEDY = "It was damaged or edited: restore it, or start over with --fresh."

@@ -25,7 +25,7 @@ def detection_result(check: DetectionCheck, answer: str) -> CheckResult:
     scores above `quiet_score`. Anything but such JSON about an image of the right size fails every check, with the reason.
     Source: Manning, Raghavan and Schuetze (2008), Introduction to Information Retrieval, section 8.4; matching as in COCO.
     """
-    found = _decoded(check, answer)
+    found = read_detections(answer, check.width, check.height)
     if isinstance(found, str):
         return CheckResult(kind=check_kind(check), passed=0, total=check_count(check), detail=shorten(found))
     ranked = sorted(found.detections, key=lambda detection: -detection.score)
@@ -39,8 +39,8 @@ def detection_result(check: DetectionCheck, answer: str) -> CheckResult:
     return CheckResult(kind=check_kind(check), passed=int(matches.sum()), total=check_count(check), detail=detail)
 
 
-def _decoded(check: DetectionCheck, answer: str) -> Detections | str:
-    """Return what the answer reports, or why it reports nothing that can be scored."""
+def read_detections(answer: str, width: int, height: int) -> Detections | str:
+    """Return what an answer about an image of that size (pixels) reports, or why it reports nothing that can be scored."""
     data = answer.encode("utf-8", "surrogatepass") if len(answer) <= ANSWER_BYTES_LIMIT else None
     if data is None or len(data) > ANSWER_BYTES_LIMIT:
         return f"the answer is longer than {ANSWER_BYTES_LIMIT} bytes"
@@ -52,8 +52,8 @@ def _decoded(check: DetectionCheck, answer: str) -> Detections | str:
         return f"the answer has schema version {found.schema_version!r:.60}, expected {DETECTIONS_SCHEMA!r}"
     if len(found.detections) > MAX_DETECTIONS:
         return f"the answer has {len(found.detections)} detections, at most {MAX_DETECTIONS} are read"
-    if (found.width, found.height) != (check.width, check.height):
-        read, labelled = f"{found.width} x {found.height}", f"{check.width} x {check.height}"
+    if (found.width, found.height) != (width, height):
+        read, labelled = f"{found.width} x {found.height}", f"{width} x {height}"
         return f"the image that was read has {read} pixels, the labels are for {labelled}"
     return found
 
