@@ -22,7 +22,7 @@ from detection_rows_samples import (
     make_labels,
     make_plan,
 )
-from fewbits.api.detect_results import decode_answer, read_labels, read_matches, read_row_detections
+from fewbits.api.detect_results import decode_answer, labels_digest, read_labels, read_matches, read_row_detections
 from fewbits.api.sweeps import build_summary, render_report, verify_run, write_results
 from fewbits.core.codec import encode_canonical, encode_pretty
 from fewbits.core.errors import StoreError
@@ -273,3 +273,18 @@ def test_what_a_detector_sweep_leaves_is_set_aside_with_the_run(whole: RunDirect
     for name in ("labels.json", "censuses.json", "sanity.json", "stages.json"):
         assert (shelf / name).exists()
     assert not whole.holds_a_run()
+
+
+def test_labels_that_are_not_those_of_the_plan_are_refused(whole: RunDirectory) -> None:
+    plan = whole.read_plan()
+    assert plan is not None
+    assert plan.spec.detection is not None
+    pinned = msgspec.structs.replace(plan.spec.detection, labels_digest=labels_digest(LABELS))
+    plan = msgspec.structs.replace(plan, spec=msgspec.structs.replace(plan.spec, detection=pinned))
+    assert read_labels(whole, plan) == LABELS
+    first = LABELS.images[0]
+    moved = msgspec.structs.replace(first, objects=(*first.objects, first.objects[0]))
+    edited = msgspec.structs.replace(LABELS, images=(moved, *LABELS.images[1:]))
+    whole.labels_path.write_bytes(encode_pretty(edited))
+    with pytest.raises(StoreError, match="was planned with"):
+        read_labels(whole, plan)

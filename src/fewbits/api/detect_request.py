@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fewbits.api.detect_check import check_model, check_settings
+from fewbits.api.detect_results import labels_digest
 from fewbits.api.sweeps import REPOSITORY_ROOT, PreparedSweep
 from fewbits.core.codec import digest
 from fewbits.core.errors import Problem, SpecError
@@ -124,6 +125,7 @@ def prepare_detection(request: DetectRequest, cache: ArtifactCache | None = None
     quantizer = BrevitasQuantizer(cache or ArtifactCache(), build, choose_layer_bits)
     source = quantizer.locate(request.weights)
     check_model(quantizer, source, coco.categories)
+    labels = DetectionLabels(categories=coco.categories, images=images)
     detection = DetectionSettings(
         annotations=str(coco.annotations),
         images=str(coco.folder),
@@ -134,6 +136,7 @@ def prepare_detection(request: DetectRequest, cache: ArtifactCache | None = None
         calibration_digest=digest([image.sha256 for image in calibration.images]) if calibration is not None else None,
         calibration_images=len(calibration.images) if calibration is not None else 0,
         calibration_source=calibration.source if calibration is not None else "",
+        labels_digest=labels_digest(labels),
     )
     flags = {
         "reference_quant": FLOAT_TAG,
@@ -165,7 +168,6 @@ def prepare_detection(request: DetectRequest, cache: ArtifactCache | None = None
         block_tasks=resolve_block_tasks(sizes, total_memory_bytes()),
     )
     sweep = PreparedSweep(plan, tasks, {request.weights: source}, quantizer, create_runtime("onnx", detector=options))
-    labels = DetectionLabels(categories=coco.categories, images=images)
     return PreparedDetection(sweep, quantizer, labels, calibration, paths, request.providers, (*coco.notes, *notes))
 
 

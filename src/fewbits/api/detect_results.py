@@ -17,7 +17,7 @@ from fewbits.analysis.detection_rows import Answers, match_answers, row_detectio
 from fewbits.analysis.items import item_order
 from fewbits.analysis.ranking import Artifacts, reference_tag
 from fewbits.analysis.trial_table import Group, build_table
-from fewbits.core.codec import decode
+from fewbits.core.codec import decode, digest, encode_canonical
 from fewbits.core.errors import StoreError
 from fewbits.records.base import Record, TrialStatus
 from fewbits.records.detection import Detections, LabelledImage
@@ -112,6 +112,11 @@ def read_matches(
     return {key: found for key in answers if (found := match_answers(labels, answers[key])) is not None}
 
 
+def labels_digest(labels: DetectionLabels) -> str:
+    """Return the digest of labels as they come back from a file: numbers are floats there, whatever made them."""
+    return digest(decode(encode_canonical(labels), DetectionLabels, "labels"))
+
+
 def read_labels(directory: RunDirectory, plan: Plan) -> DetectionLabels:
     """Return the labels of the images that the plan asks about, and of no others.
 
@@ -124,6 +129,10 @@ def read_labels(directory: RunDirectory, plan: Plan) -> DetectionLabels:
             f"{directory.root} holds a sweep over detectors but no labels.json, so its answers cannot be measured. "
             "Run the sweep's command again: it writes the file, and finished trials are kept."
         )
+        raise StoreError(msg)
+    pinned = plan.spec.detection.labels_digest if plan.spec.detection is not None else None
+    if pinned is not None and labels_digest(labels) != pinned:
+        msg = f"{path} does not hold the labels that this run was planned with. {_REMEDY}"
         raise StoreError(msg)
     asked = set(item_order(plan))
     kept = tuple(image for image in labels.images if task_id(image.image_id) in asked)

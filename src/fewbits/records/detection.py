@@ -128,3 +128,5 @@ class DetectionSettings(Record, frozen=True, kw_only=True):
     calibration_source: str = ""
     resamples: Annotated[int, Meta(ge=100, le=100_000)] = 1000
     """Of the bootstrap over images."""
+    labels_digest: str | None = None
+    """sha256 of the run's `labels.json` as canonical JSON: metrics are made from that file alone."""
