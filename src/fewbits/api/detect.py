@@ -59,18 +59,27 @@ def run_detection(
     `run_sweep` and `require_ready` raise; what was finished is kept, and the same call goes on.
     """
     prepared = require_ready(prepared, observer.notice)
-    folder = DetectionFolder(Path(request.out_dir), Path(request.weights).stem)
-
-    def make(_prepared: PreparedSweep, watching: SweepObserver) -> dict[tuple[str, str], Variant]:
-        return VariantMaker(prepared, folder, watching).make()
-
-    summary = run_sweep(prepared.sweep, observer, fresh=fresh, make=make)
+    folder = _folder(request)
+    summary = _swept(prepared, folder, observer, fresh=fresh)
     checks = _check_sanity(request, summary, observer, fresh=fresh)
     atomic_write(folder.sanity_path, encode_pretty(SanityChecks(checks=checks)))
     directory = prepared.sweep.directory
     summary = write_results(directory)
     write_variant_files(prepared, folder, summary, checks)
     return DetectionResult(summary, folder.root, write_detector_summary(folder.root), checks)
+
+
+def _folder(request: DetectRequest) -> DetectionFolder:
+    return DetectionFolder(Path(request.out_dir), Path(request.weights).stem)
+
+
+def _swept(prepared: PreparedDetection, folder: DetectionFolder, observer: SweepObserver, *, fresh: bool) -> SweepSummary:
+    """Run the lab's sweep over the variants that pass their stages. Raises as `run_sweep`."""
+
+    def make(_prepared: PreparedSweep, watching: SweepObserver) -> dict[tuple[str, str], Variant]:
+        return VariantMaker(prepared, folder, watching).make()
+
+    return run_sweep(prepared.sweep, observer, fresh=fresh, make=make)
 
 
 def write_variant_files(
@@ -207,12 +216,7 @@ def _sanity_row(request: DetectRequest, tag: str, observer: SweepObserver, *, fr
     settings = {**request.settings, "canary_runs": "0"}
     own = replace(request, schemes=(tag,), qat=False, out_dir=root, settings=settings)
     prepared = require_ready(prepare_detection(own), observer.notice)
-    folder = DetectionFolder(root, Path(request.weights).stem)
-
-    def make(_prepared: PreparedSweep, watching: SweepObserver) -> dict[tuple[str, str], Variant]:
-        return VariantMaker(prepared, folder, watching).make()
-
-    summary = run_sweep(prepared.sweep, observer, fresh=fresh, make=make)
+    summary = _swept(prepared, _folder(own), observer, fresh=fresh)
     return next((row for row in summary.sessions[0].per_quant if row.quant_tag == tag), None)
 
 
