@@ -269,7 +269,7 @@ def test_an_answer_that_comes_too_late_is_never_taken_for_the_next_one(open_dete
 @pytest.mark.parametrize("line", [b"<html>502</html>\n", b"[1, 2]\n", b"\xff\n"])
 def test_garbage_is_a_protocol_error(open_detector: Open, monkeypatch: pytest.MonkeyPatch, line: bytes) -> None:
     session = open_detector()
-    monkeypatch.setattr("fewbits.runtimes.onnx.session.read_line", lambda *_: line)
+    monkeypatch.setattr("fewbits.runtimes.worker_process.read_line", lambda *_: line)
     with pytest.raises(ProtocolError, match="worker answered something"):
         session.generate(request_for(None), 5)
 

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import subprocess
-import sys
-import tempfile
-import time
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fewbits.core.errors import BackendError, IdentityError, ProtocolError, SpecError, TrialTimeoutError
-from fewbits.core.process import read_line, spawn, stop, tail_of
+from fewbits.core.errors import IdentityError, ProtocolError, SpecError
 from fewbits.records.base import Unavailable
 from fewbits.records.plan import EffectiveControls
 from fewbits.records.runtime import GenerateRequest
 from fewbits.records.trial import RawReply
 from fewbits.records.variant import Artifact, ServedIdentity
-from fewbits.runtimes.placement import pinned, process_cores
+from fewbits.runtimes.placement import process_cores
+from fewbits.runtimes.worker_process import WorkerProcess
 
 ENGINE = "onnxruntime"
 PROOF = "loaded_bytes"
@@ -42,8 +34,8 @@ _PRODUCTS = ("Conv", "MatMul", "Gemm")
 """What their operator types have in their names, fused ones included (`FusedConv`, `FusedMatMul`)."""
 _WRITABLE_PROVIDERS = frozenset({"CPUExecutionProvider", "CUDAExecutionProvider"})
 """Providers whose executed graph can be written to a file; others compile parts of it."""
-_DYING_SECONDS = 1.0
-_LOG_TAIL_BYTES = 64 * 1024
+OPTIMISED_FILE = "optimised.onnx"
+"""Where the child writes the graph that it executes, in its folder."""
 
 
 class OnnxSession:
@@ -53,49 +45,22 @@ class OnnxSession:
         self, artifact: Artifact, options: dict[str, Any], cores: tuple[int, ...] | None, load_timeout_seconds: float
     ) -> None:
         self._artifact = artifact
-        self._folder = Path(tempfile.mkdtemp(prefix="fewbits-onnx-"))
-        self._log = self._folder / "engine.log"
-        self._process: subprocess.Popen[bytes] | None = None
-        self._answers = -1
-        self._late = False
-        optimised = self._folder / "optimised.onnx" if _WRITABLE_PROVIDERS.issuperset(options["providers"]) else None
-        began = time.perf_counter()
-        try:
-            self._start(options | {"optimised": str(optimised) if optimised else None}, cores)
-            self.description = _parsed(self._line(time.monotonic() + load_timeout_seconds))
-        except TimeoutError as error:
-            tail = self._log_tail()
-            self.close()
-            raise BackendError(ENGINE, f"the model was not loaded within {load_timeout_seconds:g} s", tail=tail) from error
-        except BaseException:
-            self.close()
-            raise
-        self._load_seconds = time.perf_counter() - began
+        writable = _WRITABLE_PROVIDERS.issuperset(options["providers"])
+        self._worker = WorkerProcess(
+            ENGINE,
+            "fewbits.runtimes.onnx.worker",
+            options | {"optimised": OPTIMISED_FILE if writable else None},
+            cores=cores,
+            load_timeout_seconds=load_timeout_seconds,
+        )
         # read here, not in the child, whose memory is measured as the model's
-        self.description["operators"] = executed_operators(optimised) if optimised else None
-
-    def _start(self, options: dict[str, Any], cores: tuple[int, ...] | None) -> None:
-        self._answers, writing = os.pipe()
-        argv = [sys.executable, "-P", "-m", "fewbits.runtimes.onnx.worker", json.dumps(options)]
-        try:
-            with self._log.open("wb") as log, pinned(cores):
-                self._process = spawn(argv, log=log.fileno(), stdout=writing, stdin=subprocess.PIPE)
-        finally:
-            os.close(writing)
-
-    def _line(self, deadline: float) -> bytes:
-        """Read one answer. Raises `TimeoutError`, `BackendError` when the child has ended."""
-        line = read_line(self._answers, deadline)
-        if not line:
-            raise self._died(
-                "the model could not be loaded" if not hasattr(self, "description") else "the engine died while answering"
-            )
-        return line
+        operators = executed_operators(self._worker.folder / OPTIMISED_FILE) if writable else None
+        self.description = self._worker.description | {"operators": operators}
 
     @property
     def init_latency_seconds(self) -> float | None:
         """Seconds from spawning the child until its session was made."""
-        return self._load_seconds
+        return self._worker.load_seconds
 
     @property
     def engine(self) -> str:
@@ -143,7 +108,8 @@ class OnnxSession:
 
     def effective_controls(self) -> EffectiveControls:
         """Read back: threads from the session's options, cores from the OS; detectors have no other controls."""
-        cores = process_cores(self._process.pid) if self._process is not None else None
+        process_id = self._worker.process_id
+        cores = process_cores(process_id) if process_id is not None else None
         reasons = dict.fromkeys(("seed", "context_size", "temperature", "max_tokens"), Unavailable.NOT_SUPPORTED.value)
         if cores is None:
             reasons["affinity"] = Unavailable.NOT_SUPPORTED.value
@@ -151,12 +117,13 @@ class OnnxSession:
 
     def process_ids(self) -> tuple[int, ...]:
         """The child that holds the weights; empty once it has ended."""
-        return (self._process.pid,) if self._process is not None and self.is_alive() else ()
+        process_id = self._worker.process_id
+        return (process_id,) if process_id is not None and self.is_alive() else ()
 
     def generate(self, request: GenerateRequest, timeout_seconds: float) -> RawReply:
         """Show one image; a request without an image runs the graph on plain grey, which is what a warm-up needs.
 
-        An answer that missed its deadline is waited for and thrown away first. Raises `TrialTimeoutError`, `BackendError` (also
+        Raises `TrialTimeoutError`, `BackendError` (also
         for a missing image), `ProtocolError` (an output of another form, values out of range, an image that is damaged or not the
         one that was planned), `SpecError` for a name that leaves the image folder.
         """
@@ -164,34 +131,7 @@ class OnnxSession:
         if image is not None:
             require_image_name(image.file_name)
         message = {} if image is None else {"file": image.file_name, "sha256": image.sha256}
-        deadline = time.monotonic() + timeout_seconds
-        try:
-            if self._late and self.is_alive():
-                self._line(deadline)
-            self._send(message)
-            self._late = True
-            line = self._line(deadline)
-            self._late = False
-        except TimeoutError as error:
-            msg = f"{ENGINE} did not answer within {timeout_seconds:g} s"
-            raise TrialTimeoutError(msg) from error
-        answer = _parsed(line)
-        if problem := answer.get("problem"):
-            msg = f"{ENGINE}: {problem}"
-            raise ProtocolError(msg)
-        if failure := answer.get("failure"):
-            raise BackendError(ENGINE, failure, tail=self._log_tail())
-        return self._reply(answer)
-
-    def _send(self, message: dict[str, Any]) -> None:
-        process = self._process
-        if process is None or process.stdin is None or not self.is_alive():
-            raise self._died("the engine is not running")
-        try:
-            process.stdin.write(json.dumps(message).encode() + b"\n")
-            process.stdin.flush()
-        except OSError as error:
-            raise self._died("the engine died") from error
+        return self._reply(self._worker.ask(message, timeout_seconds))
 
     def _reply(self, answer: dict[str, Any]) -> RawReply:
         try:
@@ -210,47 +150,11 @@ class OnnxSession:
 
     def is_alive(self) -> bool:
         """Whether the child still runs."""
-        return self._process is not None and self._process.poll() is None
+        return self._worker.is_alive()
 
     def close(self) -> None:
         """End and reap the child. Safe to call twice."""
-        process, self._process = self._process, None
-        if process is not None:
-            stop(process)
-            if process.stdin is not None:
-                with suppress(OSError):  # what a dead child never read
-                    process.stdin.close()
-        if self._answers >= 0:
-            os.close(self._answers)
-            self._answers = -1
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _died(self, message: str) -> BackendError:
-        returncode = None
-        if self._process is not None:
-            try:
-                returncode = self._process.wait(_DYING_SECONDS)
-            except subprocess.TimeoutExpired:
-                returncode = None
-        return BackendError(ENGINE, message, returncode=returncode, tail=self._log_tail())
-
-    def _log_tail(self) -> str:
-        try:
-            return tail_of(self._log.read_text(encoding="utf-8", errors="replace")[-_LOG_TAIL_BYTES:])
-        except OSError:
-            return ""
-
-
-def _parsed(line: bytes) -> dict[str, Any]:
-    try:
-        message = json.loads(line)
-    except ValueError as error:
-        msg = f"{ENGINE}'s worker answered something that is not JSON: {line[:120]!r}"
-        raise ProtocolError(msg) from error
-    if not isinstance(message, dict):
-        msg = f"{ENGINE}'s worker answered something that is no object: {line[:120]!r}"
-        raise ProtocolError(msg)
-    return message
+        self._worker.close()
 
 
 def executed_operators(path: Path) -> dict[str, int] | None:

@@ -7,13 +7,11 @@ opened, checked and letterboxed before the clock starts; between its two reads l
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import stat
 import sys
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +22,7 @@ from fewbits.images.opening import FILE_BYTES_LIMIT, read_picture
 from fewbits.records.detection import Detection, Detections
 from fewbits.records.onnx_graph import HEAD_KEY, SCORES_KEY
 from fewbits.runtimes.onnx.decode import Boxes, DecodeSettings, Floats, Head, OutputFormError, Scores, decode, looks_like_logits
+from fewbits.runtimes.worker_loop import serve
 
 AUTO = "auto"
 _GREY = 114 / 255
@@ -32,23 +31,7 @@ _PLACES, _SCORE_PLACES = 2, 6
 
 def main() -> int:
     """Load, tell, answer until stdin ends. Exit code 1 when the graph cannot be loaded."""
-    options = json.loads(sys.argv[1])
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # compiled libraries print there as they like
-    try:
-        detector = Detector(options)
-    except Exception as error:  # noqa: BLE001 - whatever the runtime raises is one sentence for the parent
-        sys.stderr.write(f"worker: {error}\n")
-        return 1
-    _tell(answers, detector.description)
-    for line in sys.stdin:
-        _tell(answers, detector.answer(json.loads(line)))
-    return 0
-
-
-def _tell(answers: IO[str], message: dict[str, Any]) -> None:
-    answers.write(json.dumps(message) + "\n")
-    answers.flush()
+    return serve(Detector)
 
 
 class Detector:
@@ -67,7 +50,7 @@ class Detector:
         # threads that spin on after a run would disturb the next variant's trial
         settings.add_session_config_entry("session.force_spinning_stop", "1")
         if options["optimised"] is not None:
-            settings.optimized_model_filepath = options["optimised"]
+            settings.optimized_model_filepath = str(Path(options["folder"]) / options["optimised"])
         self._session = onnxruntime.InferenceSession(data, settings, providers=options["providers"])
         self._input = self._session.get_inputs()[0]
         metadata = dict(self._session.get_modelmeta().custom_metadata_map)
