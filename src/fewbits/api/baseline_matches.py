@@ -8,16 +8,17 @@ from pathlib import Path
 import msgspec
 
 from fewbits.analysis.baselines import BaselineQuery, find_baseline, plan_revision, sweep_test_id
-from fewbits.core.codec import decode, encode_pretty, storable
+from fewbits.core.codec import encode_pretty, storable
 from fewbits.core.errors import StoreError
 from fewbits.core.files import atomic_write
-from fewbits.records.baseline import RESOLVED_SCHEMA, BaselineMatch, BaselineStatus, ResolvedBaselines
+from fewbits.records.baseline import BaselineMatch, BaselineStatus, ResolvedBaselines
 from fewbits.records.plan import Plan
 from fewbits.records.variant import Variant
 from fewbits.store.baselines import BaselineStore, check_test_id
+from fewbits.store.documents import read_document
 from fewbits.store.run_directory import RunDirectory
 
-_REMEDY = "Move it away: the sweep's command then looks the baselines up again."
+_REMEDY = "The file is damaged or was edited. Move it away: the sweep's command then looks the baselines up again."
 
 
 def resolve_baseline(
@@ -51,7 +52,7 @@ def remember_baselines(plan: Plan, variants: Mapping[tuple[str, str], Variant], 
     if not plan.spec.baselines.enabled:
         return
     revision = plan_revision(plan)
-    present = _read(directory)
+    present = read_document(directory.baselines_path, ResolvedBaselines, _REMEDY)
     if present is not None and present.task_revision == revision:
         return
     matches = tuple(_match(plan, key, revision, variants.get(key)) for key in plan.spec.variant_keys)
@@ -73,7 +74,7 @@ def _match(plan: Plan, key: tuple[str, str], revision: str, variant: Variant | N
 
 def read_baselines(directory: RunDirectory) -> dict[tuple[str, str], BaselineMatch]:
     """Read what was found, by (model id, quant tag); empty when nothing was looked up. Raises `StoreError` for a damaged file."""
-    resolved = _read(directory)
+    resolved = read_document(directory.baselines_path, ResolvedBaselines, _REMEDY)
     if resolved is None:
         return {}
     plan = directory.read_plan()
@@ -81,23 +82,3 @@ def read_baselines(directory: RunDirectory) -> dict[tuple[str, str], BaselineMat
         msg = f"{directory.baselines_path} was made for other tasks than this run's. {_REMEDY}"
         raise StoreError(msg)
     return {(match.model_id, match.quant_tag): match for match in resolved.matches}
-
-
-def _read(directory: RunDirectory) -> ResolvedBaselines | None:
-    path = directory.baselines_path
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        msg = f"cannot read {path}: {error.strerror or error}"
-        raise StoreError(msg) from error
-    try:
-        resolved = decode(data, ResolvedBaselines, str(path))
-    except StoreError as error:
-        msg = f"{error}. The file is damaged or was edited. {_REMEDY}"
-        raise StoreError(msg) from error
-    if resolved.schema_version != RESOLVED_SCHEMA:
-        msg = f"{path} has schema {resolved.schema_version}, this fewbits reads {RESOLVED_SCHEMA}: update fewbits."
-        raise StoreError(msg)
-    return resolved

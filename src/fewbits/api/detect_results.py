@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
@@ -19,7 +18,7 @@ from fewbits.analysis.ranking import Artifacts, reference_tag
 from fewbits.analysis.trial_table import Group, build_table
 from fewbits.core.codec import decode, digest, encode_canonical
 from fewbits.core.errors import StoreError
-from fewbits.records.base import Record, TrialStatus
+from fewbits.records.base import TrialStatus
 from fewbits.records.detection import Detections, LabelledImage
 from fewbits.records.detector_run import (
     DetectionLabels,
@@ -33,12 +32,11 @@ from fewbits.records.detector_run import (
 )
 from fewbits.records.plan import Plan
 from fewbits.records.trial import TrialText, TrialView
+from fewbits.store.documents import DAMAGED, read_document
 from fewbits.store.journal import JournalContent, read_journal, read_rows_at
 from fewbits.store.run_directory import RunDirectory
 from fewbits.workloads.detection.score import read_detections
 from fewbits.workloads.detection.tasks import task_id
-
-R = TypeVar("R", bound=Record)
 
 
 def read_row_detections(
@@ -82,7 +80,7 @@ def read_measured(directory: RunDirectory) -> MeasuredAnswers:
     labels = read_labels(directory, plan)
     matched = read_matches(directory, plan, labels, read_journal(directory.trials_path, TrialView))
     matches = {tag: found for (_model, tag), found in matched.items()}
-    stages = _read(directory.root / "stages.json", StageLog)
+    stages = read_document(directory.root / "stages.json", StageLog)
     failed = [record for record in stages.stages if record.status is StageStatus.FAILED] if stages is not None else []
     censuses = {tag: census for (_model, tag), census in _censuses(directory, plan).items()}
     return MeasuredAnswers(labels, matches, censuses, {record.variant: f"{record.stage} failed" for record in failed})
@@ -90,7 +88,7 @@ def read_measured(directory: RunDirectory) -> MeasuredAnswers:
 
 def read_sanity(directory: RunDirectory, plan: Plan) -> dict[str, tuple[SanityCheck, ...]]:
     """Return what `sanity.json` holds, by model id; empty without the file. Raises `StoreError` for a damaged one."""
-    found = _read(directory.sanity_path, SanityChecks) if plan.spec.detection is not None else None
+    found = read_document(directory.sanity_path, SanityChecks) if plan.spec.detection is not None else None
     return {plan.models[0].model_id: found.checks} if found is not None and len(plan.models) == 1 else {}
 
 
@@ -123,7 +121,7 @@ def read_labels(directory: RunDirectory, plan: Plan) -> DetectionLabels:
     Raises `StoreError` where `labels.json` is missing, damaged, or does not label all of them once.
     """
     path = directory.labels_path
-    labels = _read(path, DetectionLabels)
+    labels = read_document(path, DetectionLabels)
     if labels is None:
         msg = (
             f"{directory.root} holds a sweep over detectors but no labels.json, so its answers cannot be measured. "
@@ -132,21 +130,21 @@ def read_labels(directory: RunDirectory, plan: Plan) -> DetectionLabels:
         raise StoreError(msg)
     pinned = plan.spec.detection.labels_digest if plan.spec.detection is not None else None
     if pinned is not None and labels_digest(labels) != pinned:
-        msg = f"{path} does not hold the labels that this run was planned with. {_REMEDY}"
+        msg = f"{path} does not hold the labels that this run was planned with. {DAMAGED}"
         raise StoreError(msg)
     asked = set(item_order(plan))
     kept = tuple(image for image in labels.images if task_id(image.image_id) in asked)
     found = {task_id(image.image_id) for image in kept}
     if found != asked or len(kept) != len(found):
         wrong = f"no labels for {min(asked - found)}" if found != asked else "one image is labelled twice"
-        msg = f"{path} does not fit the plan of this run: {wrong}. {_REMEDY}"
+        msg = f"{path} does not fit the plan of this run: {wrong}. {DAMAGED}"
         raise StoreError(msg)
     return msgspec.structs.replace(labels, images=kept)
 
 
 def _censuses(directory: RunDirectory, plan: Plan) -> dict[tuple[str, str], OperatorCensus]:
     """Return what `censuses.json` holds, by (model id, quant tag): it is about the only model of a sweep."""
-    found = _read(directory.censuses_path, DetectorCensuses)
+    found = read_document(directory.censuses_path, DetectorCensuses)
     if found is None or len(plan.models) != 1:
         return {}
     return {(plan.models[0].model_id, tag): census for tag, census in found.censuses.items()}
@@ -168,27 +166,3 @@ def decode_answer(text: str, image: LabelledImage) -> Detections | None:
     """Return what an answer reports about an image; `None` for anything that scoring does not read either."""
     found = read_detections(text, image.width, image.height)
     return None if isinstance(found, str) else found
-
-
-_REMEDY = "It was damaged or edited: restore it, or start over with --fresh."
-
-
-def _read(path: Path, type_: type[R]) -> R | None:
-    """Read one of the run's documents; `None` without the file. Raises `StoreError` for one that is damaged or newer."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        msg = f"cannot read {path}: {error.strerror or error}"
-        raise StoreError(msg) from error
-    try:
-        found = decode(data, type_, str(path))
-    except StoreError as error:
-        msg = f"{error}. {_REMEDY}"
-        raise StoreError(msg) from error
-    ours = next(field.default for field in msgspec.structs.fields(type_) if field.name == "schema_version")
-    if (version := getattr(found, "schema_version", None)) != ours:
-        msg = f"{path} has schema {version!s:.60}, this fewbits reads {ours}: update fewbits."
-        raise StoreError(msg)
-    return found
