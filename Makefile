@@ -12,7 +12,7 @@ install: $(STAMP)
 # all that the tests need: PyTorch, ModelOpt and Brevitas too
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[llamacpp,banks,sensitivity,detection,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[llamacpp,banks,sensitivity,detection,extraction,vision,dev]'
 	touch $(STAMP) $(LIGHT)
 
 # what GGUF models need, no more

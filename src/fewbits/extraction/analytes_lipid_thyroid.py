@@ -1,0 +1,278 @@
+"""Lipid and thyroid panels.
+
+Lipids: National Cholesterol Education Program, Adult Treatment Panel III (JAMA 2001;285:2486): total below 200, LDL below 100,
+triglycerides below 150, non-HDL 30 above the goal of LDL; HDL low below 50 (women) and 40 mg/dL (men): American Board of Internal
+Medicine, Laboratory Test Reference Ranges; VLDL 2-30 mg/dL: MedlinePlus, "VLDL test"; ratio below 5: American Heart Association.
+Thyroid: TSH 0.3-4.2, free T4 0.9-1.7, total T4 4.5-11.7, free T3 2.0-4.4, total T3 80-200: Mayo Clinic Laboratories, tests STSH,
+T4FT4, T3FR and T3 (adults); anti-TPO below 9: Davis's Laboratory and Diagnostic Tests.
+SI factors: AMA Manual of Style, 11th ed., 17.5.10 (cholesterol 0.02586, triglycerides 0.01129) and molar masses (g/mol):
+thyroxine 776.87, triiodothyronine 650.97.
+"""
+
+from __future__ import annotations
+
+from fewbits.extraction.analyte import Analyte, Limits, below, both, by_sex
+from fewbits.records.extraction import ReportType, Sex
+
+_CHOLESTEROL = {"mmol/L": 1 / 0.02586}
+_ATP = "range: NCEP ATP III 2001"
+_MAYO = "range: Mayo Clinic Laboratories test catalog (adults)"
+
+
+def _lipid(key: str, name: str, synonyms: tuple[str, ...], ranges: dict[Sex | None, Limits], source: str) -> Analyte:
+    """One fraction of cholesterol."""
+    return Analyte(
+        key=key,
+        name=name,
+        panel=ReportType.LIPID,
+        unit="mg/dL",
+        synonyms=synonyms,
+        convertible=_CHOLESTEROL,
+        ranges=ranges,
+        plausible=Limits(0, 2000),
+        decimals=0,
+        source=source,
+    )
+
+
+LIPID_ANALYTES: tuple[Analyte, ...] = (
+    _lipid(
+        "total_cholesterol",
+        "Total Cholesterol",
+        ("Cholesterol, Total", "Cholesterol", "Cholesterol Total", "CHOL", "TC", "Serum Cholesterol", "Total Cholesterol (TC)"),
+        both(None, below(200)),
+        _ATP,
+    ),
+    _lipid(
+        "ldl_cholesterol",
+        "LDL Cholesterol",
+        (
+            "LDL",
+            "LDL-C",
+            "LDL Chol",
+            "LDL Chol Calc",
+            "LDL Chol Calc (NIH)",
+            "LDL Cholesterol, Calculated",
+            "LDL Cholesterol Calc",
+            "LDL Calculated",
+            "LDL (Calculated)",
+            "Cholesterol, LDL",
+            "Low Density Lipoprotein",
+            "LDL Cholesterol (Calculated)",
+            "LDL Cholesterol, Direct",
+            "LDL Direct",
+            "LDL Cholesterol (LDL-C)",
+        ),
+        both(None, below(100)),
+        _ATP,
+    ),
+    _lipid(
+        "hdl_cholesterol",
+        "HDL Cholesterol",
+        (
+            "HDL",
+            "HDL-C",
+            "HDL Chol",
+            "Cholesterol, HDL",
+            "High Density Lipoprotein",
+            "HDL Cholesterol, Direct",
+            "HDL Cholesterol (HDL-C)",
+        ),
+        by_sex((50, None), (40, None)),
+        "range: ABIM, Laboratory Test Reference Ranges",
+    ),
+    _lipid(
+        "vldl_cholesterol",
+        "VLDL Cholesterol",
+        (
+            "VLDL",
+            "VLDL-C",
+            "VLDL Chol",
+            "VLDL Cholesterol Cal",
+            "VLDL Cholesterol Calc",
+            "VLDL Cholesterol, Calculated",
+            "VLDL Calculated",
+            "Cholesterol, VLDL",
+            "VLDL Cholesterol (Calculated)",
+        ),
+        both(2, 30),
+        "range: MedlinePlus, VLDL test",
+    ),
+    _lipid(
+        "non_hdl_cholesterol",
+        "Non-HDL Cholesterol",
+        (
+            "Non-HDL",
+            "Non HDL Chol",
+            "Non-HDL-C",
+            "Cholesterol, Non-HDL",
+            "Non-HDL Cholesterol (Calculated)",
+            "Non-HDL Calculated",
+        ),
+        both(None, below(130)),
+        _ATP,
+    ),
+    Analyte(
+        key="triglycerides",
+        name="Triglycerides",
+        panel=ReportType.LIPID,
+        unit="mg/dL",
+        synonyms=("Triglyceride", "TG", "TRIG", "Trigs", "TGL", "Triglycerides (TG)"),
+        convertible={"mmol/L": 1 / 0.01129},
+        ranges=both(None, below(150)),
+        plausible=Limits(5, 15000),
+        decimals=0,
+        source=_ATP,
+    ),
+    Analyte(
+        key="cholesterol_hdl_ratio",
+        name="Cholesterol/HDL Ratio",
+        panel=ReportType.LIPID,
+        unit="",
+        synonyms=(
+            "Chol/HDL Ratio",
+            "Chol/HDLC Ratio",
+            "TC/HDL Ratio",
+            "Total Cholesterol/HDL Ratio",
+            "T. Chol/HDL Ratio",
+            "Cholesterol to HDL Ratio",
+            "Cholesterol HDL Ratio",
+            "Cardiac Risk Ratio",
+        ),
+        convertible={"ratio": 1.0},
+        ranges=both(None, below(5)),
+        plausible=Limits(0.5, 60),
+        source="range: American Heart Association, cholesterol ratio (below 5)",
+    ),
+)
+
+THYROID_ANALYTES: tuple[Analyte, ...] = (
+    Analyte(
+        key="tsh",
+        name="TSH",
+        panel=ReportType.THYROID,
+        unit="mIU/L",
+        synonyms=(
+            "Thyroid Stimulating Hormone",
+            "Thyrotropin",
+            "TSH, 3rd Generation",
+            "TSH 3rd Gen",
+            "TSH, Ultrasensitive",
+            "Thyroid Stimulating Hormone (TSH)",
+            "TSH (Thyroid Stimulating Hormone)",
+            "Thyroid-Stimulating Hormone (TSH)",
+        ),
+        convertible={"uIU/mL": 1.0},
+        ranges=both(0.3, 4.2),
+        plausible=Limits(0, 1000),
+        decimals=2,
+        source=_MAYO,
+    ),
+    Analyte(
+        key="free_t4",
+        name="Free T4",
+        panel=ReportType.THYROID,
+        unit="ng/dL",
+        synonyms=(
+            "FT4",
+            "T4, Free",
+            "T4 Free",
+            "Thyroxine, Free",
+            "Free Thyroxine",
+            "T4, Free (Direct)",
+            "T4,Free(Direct)",
+            "Free T4 (FT4)",
+            "Free Thyroxine (FT4)",
+            "Free Thyroxine (T4)",
+        ),
+        convertible={"pmol/L": 0.077687, "ng/L": 0.1, "pg/mL": 0.1},
+        ranges=both(0.9, 1.7),
+        plausible=Limits(0, 30),
+        decimals=2,
+        source=_MAYO,
+    ),
+    Analyte(
+        key="free_t3",
+        name="Free T3",
+        panel=ReportType.THYROID,
+        unit="pg/mL",
+        synonyms=(
+            "FT3",
+            "T3, Free",
+            "T3 Free",
+            "Triiodothyronine, Free",
+            "Free Triiodothyronine",
+            "Triiodothyronine (T3), Free",
+            "Free T3 (FT3)",
+            "Free Triiodothyronine (FT3)",
+        ),
+        convertible={"pmol/L": 0.65097, "ng/L": 1.0, "ng/dL": 10.0, "pg/dL": 0.01},
+        ranges=both(2.0, 4.4),
+        plausible=Limits(0, 100),
+        source=_MAYO,
+    ),
+    Analyte(
+        key="total_t4",
+        name="Total T4",
+        panel=ReportType.THYROID,
+        unit="ug/dL",
+        synonyms=(
+            "T4, Total",
+            "T4",
+            "Thyroxine",
+            "Thyroxine (T4)",
+            "TT4",
+            "Total Thyroxine",
+            "T4 (Thyroxine), Total",
+            "Total T4 (TT4)",
+        ),
+        convertible={"nmol/L": 0.077687, "ng/mL": 0.1},
+        ranges=both(4.5, 11.7),
+        plausible=Limits(0, 60),
+        source=_MAYO,
+    ),
+    Analyte(
+        key="total_t3",
+        name="Total T3",
+        panel=ReportType.THYROID,
+        unit="ng/dL",
+        synonyms=(
+            "T3, Total",
+            "T3",
+            "Triiodothyronine",
+            "Triiodothyronine (T3)",
+            "TT3",
+            "Total Triiodothyronine",
+            "Total T3 (TT3)",
+        ),
+        convertible={"nmol/L": 65.097, "ng/mL": 100.0},
+        ranges=both(80, 200),
+        plausible=Limits(0, 1500),
+        decimals=0,
+        source=_MAYO,
+    ),
+    Analyte(
+        key="anti_tpo",
+        name="Anti-TPO",
+        panel=ReportType.THYROID,
+        unit="IU/mL",
+        synonyms=(
+            "TPO Antibodies",
+            "TPO Antibody",
+            "Thyroid Peroxidase Antibodies",
+            "Thyroid Peroxidase Antibody",
+            "Thyroid Peroxidase (TPO) Ab",
+            "Thyroperoxidase Antibodies",
+            "Anti-Thyroid Peroxidase",
+            "TPO Ab",
+            "TPOAb",
+            "Anti-TPO Antibodies",
+            "Anti-TPO Ab",
+            "Thyroid Peroxidase Antibodies (TPO)",
+        ),
+        convertible={"U/mL": 1.0, "kIU/L": 1.0},
+        ranges=both(None, below(9)),
+        plausible=Limits(0, 100000),
+        source="range: Davis's Laboratory and Diagnostic Tests (below 9)",
+    ),
+)
