@@ -1,0 +1,1 @@
+"""Reports as work: labelled sets, generated pages, scoring."""
