@@ -155,7 +155,14 @@ def _official(images: list[LabelledImage], categories: tuple[Category, ...], fou
         "images": [{"id": image.image_id} for image in images],
         "categories": [{"id": category.category_id} for category in categories],
         "annotations": [
-            {"id": number, "image_id": image_id, "category_id": one.category_id, "bbox": one.bbox, "area": one.area, "iscrowd": 0}
+            {
+                "id": number,
+                "image_id": image_id,
+                "category_id": one.category_id,
+                "bbox": list(one.bbox),
+                "area": one.area,
+                "iscrowd": 0,
+            }
             for number, (image_id, one) in enumerate(((image.image_id, o) for image in images for o in image.objects), 1)
         ],
     }
