@@ -134,11 +134,13 @@ def build_artifact(quant: str, bits: float | None, size: int | None, **changes: 
 LADDER = {"F16": (16.0, 270), "Q8_0": (8.5, 145), "Q4_K_M": (5.9, 100), "Q2_K": (5.1, 88)}
 
 
-def build_summary(plan: Plan, trials: list[TrialView], artifacts: dict[str, Artifact] | None = None) -> SweepSummary:
+def build_summary(
+    plan: Plan, trials: list[TrialView], artifacts: dict[str, Artifact] | None = None, **blocks: Any
+) -> SweepSummary:
     made = artifacts or {tag: build_artifact(tag, *_scaled(LADDER[tag])) for tag in plan.spec.quants if tag in LADDER}
     canary = judge_canary([], CanaryPolicy(runs=0), model_id=None, quant_tag=None, task_id=None)
     keyed = {("m", tag): artifact for tag, artifact in made.items()}
-    return summarise(plan, keyed, trials, canary=canary, journal_digest="j" * 64, fewbits_version="0.1.0")
+    return summarise(plan, keyed, trials, canary=canary, journal_digest="j" * 64, fewbits_version="0.1.0", **blocks)
 
 
 def _scaled(row: tuple[float, int]) -> tuple[float, int]:

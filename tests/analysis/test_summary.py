@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from extraction_row_samples import nothing
 from fewbits.core.codec import encode_canonical, encode_pretty
 from fewbits.core.errors import IdentityError, StoreError
 from fewbits.records.base import PollutionReason, RunQuality, TokenStatus, TrialStatus, Unavailable
@@ -385,3 +386,14 @@ def test_rows_of_work_without_tokens_are_complete_and_say_why_rates_are_missing(
     assert row.prefill_seconds is None
     assert row.unavailable["prefill_seconds"] == row.unavailable["generation_tokens_per_second"] == Unavailable.NO_TOKENS
     assert row.internal_model_seconds == 0.4
+
+
+def test_extraction_blocks_stand_in_their_rows(trial: Make, make_plan: MakePlan, make_summary: Summarise) -> None:
+    plan, rows = make_plan(("F16", "Q8_0"), ("t0",)), [trial("F16", "t0"), trial("Q8_0", "t0")]
+    block, plain = nothing(), make_summary(plan, rows)
+    found = make_summary(plan, rows, extractions={("m", "Q8_0"): block})
+    assert row(found, "Q8_0").extraction == block
+    assert "extraction" not in row(found, "Q8_0").unavailable
+    assert row(found, "F16") == row(plain, "F16")
+    assert row(found, "F16").unavailable["extraction"] == Unavailable.NOT_MEASURED
+    assert found.sessions[0].recommendation_detail == plain.sessions[0].recommendation_detail

@@ -363,7 +363,7 @@ class TestSchema:
         assert main(["schema", "list"]) == 0
         listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
         assert listed == list(schemas.PUBLISHED)
-        for name in (*listed, "2.3.0", "2.2.0", "2.0.0"):
+        for name in (*listed, "2.4.0", "2.3.0", "2.2.0", "2.0.0"):
             assert main(["schema", "show", name]) == 0
             assert capsys.readouterr().out.encode() == encode_pretty(schemas.export_schema(schemas.find(name)))
 

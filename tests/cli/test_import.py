@@ -63,7 +63,7 @@ def imported(paths: tuple[Path, Path]) -> Path:
 def test_it_says_what_was_written_and_what_to_know(paths: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     imported(paths)
     said = capsys.readouterr().out
-    assert said.startswith(f"{paths[1]}  (schema 2.3.0, from schema 1.1.3)\n")
+    assert said.startswith(f"{paths[1]}  (schema 2.4.0, from schema 1.1.3)\n")
     assert "- Quant tags were only labels" in said
 
 
@@ -73,7 +73,7 @@ def test_json_is_the_summary_and_the_same_bytes_twice(paths: tuple[Path, Path], 
     assert capsys.readouterr().out == first
     imported(paths)
     assert paths[1].read_text() == first
-    assert json.loads(first)["schema_version"] == "2.3.0"
+    assert json.loads(first)["schema_version"] == "2.4.0"
 
 
 def test_an_old_result_can_be_gated(paths: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,10 +122,10 @@ def test_the_report_reads_right(paths: tuple[Path, Path], tmp_path: Path) -> Non
         ("{}", "is no sweep summary: its schema_version is None"),
         ('{"schema_version": 113}', "not a JSON object of ours"),
         ('{"schema_version": "explorer.frontier.v1"}', "is no sweep summary"),
-        ('{"schema_version": "2.3.0"}', "needs no import"),
+        ('{"schema_version": "2.4.0"}', "needs no import"),
         ('{"schema_version": "2.0.0"}', "needs no import"),
-        ('{"schema_version": "2.9.0"}', "newer than 2.3.0"),
-        ('{"schema_version": "9.0.0"}', "newer than 2.3.0"),
+        ('{"schema_version": "2.9.0"}', "newer than 2.4.0"),
+        ('{"schema_version": "9.0.0"}', "newer than 2.4.0"),
         ('{"schema_version": "1.0.0"}', "only 1.1.x can be imported"),
         ('{"schema_version": "1.2.0"}', "only 1.1.x can be imported"),
         ('{"schema_version": "1.1.3"}', "missing required field `sessions`"),

@@ -26,7 +26,7 @@ def test_what_stands_on_the_page_is_kept_and_the_rest_is_said() -> None:
 
 
 def test_an_invented_patient_is_no_patient() -> None:
-    told = LabReport(lab_name="Other Lab", patient_info=PatientInfo(name="John Doe", age=33, patient_id="X"))
+    told = LabReport(lab_name="Other Lab", patient_info=PatientInfo(name="John Doe", age=33, patient_id="Q-771"))
     kept, _ = grounded(told, PAGE)
     assert kept.lab_name is None
     assert kept.patient_info == PatientInfo()

@@ -23,13 +23,14 @@ pytest.importorskip("onnx")
 pytest.importorskip("PIL")
 
 from fewbits.core.errors import BackendError, IdentityError, PrerequisiteError, ProtocolError, SpecError, TrialTimeoutError
+from fewbits.core.files import require_name_below
 from fewbits.records.base import Unavailable
 from fewbits.records.detection import Detections, ImageRequest
 from fewbits.records.plan import Controls
 from fewbits.records.runtime import GenerateRequest
 from fewbits.records.variant import Artifact, Variant
 from fewbits.runtimes.onnx.runtime import DetectorOptions, OnnxRuntime, require_images, require_wanted_provider, usable_providers
-from fewbits.runtimes.onnx.session import OnnxSession, require_image_name
+from fewbits.runtimes.onnx.session import OnnxSession
 from fewbits.runtimes.registry import create_runtime
 from runtimes.onnx_samples import POINTS, SIZE, variant_of, write_detector, write_image, write_integer_detector
 
@@ -238,8 +239,8 @@ def image_named(tmp_path: Path, name: str) -> ImageRequest:
 @pytest.mark.parametrize("name", ["/etc/passwd", "../secret.png", "a/../../b.png", ""])
 def test_names_never_leave_the_folder(name: str) -> None:
     with pytest.raises(SpecError, match="not a name below"):
-        require_image_name(name)
-    require_image_name("sub/a.png")
+        require_name_below(name, "image")
+    require_name_below("sub/a.png", "image")
 
 
 def test_a_hang_ends_at_the_timeout(open_detector: Open) -> None:

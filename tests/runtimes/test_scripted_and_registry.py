@@ -19,6 +19,7 @@ from fewbits.records.runtime import GenerateRequest
 from fewbits.records.variant import Variant
 from fewbits.runtimes import placement
 from fewbits.runtimes.capabilities import CAPABILITIES
+from fewbits.runtimes.extraction.runtime import ExtractionOptions
 from fewbits.runtimes.llamacpp.session import threads_from_log
 from fewbits.runtimes.onnx.runtime import DetectorOptions
 from fewbits.runtimes.registry import capabilities_of, create_runtime, default_ollama_url
@@ -147,7 +148,7 @@ class TestRegistry:
     def test_unknown_names_get_the_nearest(self) -> None:
         with pytest.raises(SpecError, match="did you mean llamacpp"):
             capabilities_of("llama.cpp")
-        with pytest.raises(SpecError, match="known: llamacpp, ollama, onnx, openai, scripted"):
+        with pytest.raises(SpecError, match="known: extraction, llamacpp, ollama, onnx, openai, scripted"):
             create_runtime("zzzz")
 
     @pytest.mark.parametrize(
@@ -167,6 +168,7 @@ class TestRegistry:
     def test_every_runtime_answers_to_its_row(self, write: Any) -> None:
         options: dict[str, dict[str, Any]] = {
             "onnx": {"detector": DetectorOptions(image_folder=Path("images"), category_ids=(1,))},
+            "extraction": {"extraction": ExtractionOptions(page_folder=Path("pages"))},
             "openai": {"base_url": "http://127.0.0.1:1/v1"},
             "scripted": {"script": write({"default": {}})},
         }

@@ -24,6 +24,7 @@ from fewbits.store.summaries import read_summary
 from fewbits.sweep.progress import SilentObserver
 
 REPLY = {"text": "1", "prompt_tokens": 3, "output_tokens": 1, "prompt_ms": 5, "predicted_ms": 10, "wall_seconds": 0.016}
+ADDED_IN_2_4 = ("extraction",)
 ADDED_IN_2_3 = ("detection",)
 ADDED_IN_2_2 = ("conditions", "baseline", "hardware_sidecar")
 ADDED_IN_2_1 = (
@@ -77,15 +78,15 @@ def of_version(data: bytes, version: str) -> dict[str, Any]:
     """The same summary in the shape that an earlier minor version wrote."""
     document: dict[str, Any] = json.loads(data)
     document["schema_version"] = version
-    later = {"2.0.0": (*ADDED_IN_2_1, *ADDED_IN_2_2), "2.1.0": ADDED_IN_2_2, "2.2.0": ()}
-    gone = (*later[version], *ADDED_IN_2_3) if version in later else ()
+    added = {"2.1.0": ADDED_IN_2_1, "2.2.0": ADDED_IN_2_2, "2.3.0": ADDED_IN_2_3, "2.4.0": ADDED_IN_2_4}
+    gone = [name for later, names in added.items() if later > version for name in names]
     is_older = version in {"2.0.0", "2.1.0"}
     if is_older:
         del document["guard_policy"], document["provenance"]["imported_from"]
     for session in document["sessions"]:
         if is_older:
             del session["selection_policy"]
-        if gone:
+        if version < "2.3.0":
             del session["sanity"]
         for row in session["per_quant"]:
             for name in gone:
@@ -114,16 +115,16 @@ def test_a_real_one_comes_back_with_its_source(real_summary: bytes, write: Write
     assert encode_pretty(loaded.summary) == real_summary
     assert loaded.source.path == str(path)
     assert loaded.source.sha256 == hashlib.sha256(real_summary).hexdigest()
-    assert loaded.source.schema_version == SUMMARY_SCHEMA == "2.3.0"
+    assert loaded.source.schema_version == SUMMARY_SCHEMA == "2.4.0"
 
 
-@pytest.mark.parametrize("version", ["2.0.0", "2.1.0", "2.2.0", "2.3.0"])
+@pytest.mark.parametrize("version", ["2.0.0", "2.1.0", "2.2.0", "2.3.0", "2.4.0"])
 def test_every_2_x_so_far_is_read(real_summary: bytes, write: Write, version: str) -> None:
     loaded = read_summary(write(of_version(real_summary, version)))
     assert loaded.source.schema_version == loaded.summary.schema_version == version
     assert loaded.summary.trials_counted == 8
     has_conditions = [row.conditions is not None for row in loaded.summary.sessions[0].per_quant]
-    assert has_conditions == [version in {"2.2.0", "2.3.0"}] * 2
+    assert has_conditions == [version not in {"2.0.0", "2.1.0"}] * 2
 
 
 @pytest.mark.parametrize(
@@ -131,16 +132,16 @@ def test_every_2_x_so_far_is_read(real_summary: bytes, write: Write, version: st
     [
         ("1.1.3", "fewbits import"),
         ("1.0.0", "fewbits import"),
-        ("2.3.1", "newer than 2.3.0"),
-        ("2.9.0", "newer than 2.3.0"),
-        ("2.10.0", "newer than 2.3.0"),
-        ("3.0.0", "newer than 2.3.0"),
+        ("2.4.1", "newer than 2.4.0"),
+        ("2.9.0", "newer than 2.4.0"),
+        ("2.10.0", "newer than 2.4.0"),
+        ("3.0.0", "newer than 2.4.0"),
         ("0.9.0", "this fewbits reads 2.x"),
         ("2", "is no sweep summary"),
         ("2.2", "is no sweep summary"),
         ("", "is no sweep summary"),
-        ("v2.3.0", "is no sweep summary"),
-        ("2.3.0-beta", "is no sweep summary"),
+        ("v2.4.0", "is no sweep summary"),
+        ("2.4.0-beta", "is no sweep summary"),
         ("2.2.²", "is no sweep summary"),
         ("2.2.-1", "is no sweep summary"),
         ("2." + "9" * 4000 + ".0", "is no sweep summary"),
@@ -148,7 +149,7 @@ def test_every_2_x_so_far_is_read(real_summary: bytes, write: Write, version: st
         (None, "is no sweep summary"),
         (2, "not a JSON object of ours"),
         (2.2, "not a JSON object of ours"),
-        (["2.3.0"], "not a JSON object of ours"),
+        (["2.4.0"], "not a JSON object of ours"),
     ],
 )
 def test_other_versions_are_refused_with_what_to_do(
@@ -171,14 +172,14 @@ FOREIGN = {
     "a list": b"[1, 2]",
     "null": b"null",
     "a number": b"7",
-    "a text": b'"2.3.0"',
+    "a text": b'"2.4.0"',
     "foreign json": b'{"name": "package", "version": "1.0.0"}',
     "an empty object": b"{}",
     "binary": bytes(range(256)) * 8,
-    "not utf-8": b'{"schema_version": "2.3.0\xff"}',
+    "not utf-8": b'{"schema_version": "2.4.0\xff"}',
     "markdown": b"# Sweep\n\n| a | b |\n",
-    "deep": b'{"schema_version": "2.3.0", "matrix": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
-    "only the version": b'{"schema_version": "2.3.0"}',
+    "deep": b'{"schema_version": "2.4.0", "matrix": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    "only the version": b'{"schema_version": "2.4.0"}',
 }
 
 

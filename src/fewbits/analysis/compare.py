@@ -25,6 +25,7 @@ from fewbits.analysis.verdicts import Candidate, evidence_of, judge, verdict_det
 from fewbits.records.base import Unavailable
 from fewbits.records.baseline import BaselineMatch
 from fewbits.records.detector_run import RowDetection
+from fewbits.records.extraction_run import RowExtraction
 from fewbits.records.plan import Plan, SelectionPolicy
 from fewbits.records.sidecar import SidecarBlock
 from fewbits.records.summary import (
@@ -55,6 +56,7 @@ class Evidence:
     baselines: Mapping[tuple[str, str], BaselineMatch]
     sidecars: Mapping[tuple[str, str], SidecarBlock]
     detections: Mapping[tuple[str, str], RowDetection] = field(default_factory=dict)
+    extractions: Mapping[tuple[str, str], RowExtraction] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,9 +161,10 @@ def complete_row(
         "conditions": evidence.conditions.get(key),
         "hardware_sidecar": evidence.sidecars.get(key),
         "detection": evidence.detections.get(key),
+        "extraction": evidence.extractions.get(key),
     }
     why["conditions"] = str(Unavailable.NO_TRIALS)
-    why |= dict.fromkeys(("baseline", "hardware_sidecar", "detection"), str(Unavailable.NOT_MEASURED))
+    why |= dict.fromkeys(("baseline", "hardware_sidecar", "detection", "extraction"), str(Unavailable.NOT_MEASURED))
     present = {name for name, block in {**beside, "baseline": match}.items() if block is not None}
     unavailable = {name: reason for name, reason in sorted({**row.unavailable, **why}.items()) if name not in present}
     group = table.groups.get(key)

@@ -53,6 +53,7 @@ _NEVER_HELD = (
     "detection",
     "by_bucket",
     "divergence",
+    "extraction",
     "generation_rate_ratio",
     "latency_ratio",
     "prompt_rate_ratio",

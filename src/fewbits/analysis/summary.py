@@ -24,6 +24,7 @@ from fewbits.core.errors import IdentityError
 from fewbits.records.base import RunQuality
 from fewbits.records.baseline import BaselineMatch
 from fewbits.records.detector_run import RowDetection, SanityCheck
+from fewbits.records.extraction_run import RowExtraction
 from fewbits.records.plan import Plan, SweepSpec
 from fewbits.records.sidecar import SidecarBlock
 from fewbits.records.summary import (
@@ -54,6 +55,7 @@ def summarise(
     baselines: Mapping[tuple[str, str], BaselineMatch] | None = None,
     sidecars: Mapping[tuple[str, str], SidecarBlock] | None = None,
     detections: Mapping[tuple[str, str], RowDetection] | None = None,
+    extractions: Mapping[tuple[str, str], RowExtraction] | None = None,
     sanity: Mapping[str, tuple[SanityCheck, ...]] | None = None,
 ) -> SweepSummary:
     """Return the summary of a run, finished or not.
@@ -62,8 +64,8 @@ def summarise(
     returns the outputs of a few trials by id: it is asked only where two runs of one cell differ, to show where.
 
     `baselines` and `sidecars` are what `baselines.json` and `sidecar.jsonl` hold, `detections` what a detector's answers
-    are worth (`detection_rows.row_detections`), `sanity` its checks by model id: they only add blocks, and nothing is decided
-    by them.
+    are worth (`detection_rows.row_detections`), `extractions` what a pipeline read from pages, `sanity` a detector's checks by
+    model id: they only add blocks, and nothing is decided by them.
 
     `artifacts` maps (model id, quant tag) to manifests; a variant without one keeps its row, with `null` sizes.
     Trials of other phases than `matrix` are skipped. Raises `StoreError` when the journal holds rows that are not the
@@ -80,6 +82,7 @@ def summarise(
         baselines or {},
         sidecars or {},
         detections or {},
+        extractions or {},
     )
     sessions = tuple(
         msgspec.structs.replace(_session(plan, model.model_id, evidence, table), sanity=(sanity or {}).get(model.model_id, ()))

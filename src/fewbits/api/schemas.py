@@ -30,10 +30,13 @@ from fewbits.records.baseline_upkeep import BaselineHealth
 from fewbits.records.context import ContextCeilingArtifact, ContextRollupArtifact
 from fewbits.records.detector_run import AblationTable, BuildReport, CocoMetrics, DetectionLabels, StageLog
 from fewbits.records.determinism import DeterminismReport
+from fewbits.records.extraction import ExtractionDocument, LabelledReports
+from fewbits.records.extraction_run import BenchmarkResults, PageLabels, PerRunRow
 from fewbits.records.frontier_artifact import FrontierArtifact
 from fewbits.records.gates import GateCheck, GateReport, GateStatus
 from fewbits.records.kpis import KpiReport
 from fewbits.records.plan import Plan
+from fewbits.records.preflight import Preflight
 from fewbits.records.provenance import SourceFile
 from fewbits.records.recipe import ProbeRow, Recipe, RecipeManifest, RecipePlan
 from fewbits.records.sensitivity import SensitivityAgreement, SensitivityManifest, SensitivityReport, SensitivityRollup
@@ -82,7 +85,7 @@ PUBLISHED: Mapping[str, Published] = {
     for published in (
         Published(SUMMARY_NAME, f"sweep summary, up to {SUMMARY_SCHEMA}", SweepSummary),
         *(
-            Published(_own_version(record), title, record, strict=record is SidecarProfiles)
+            Published(_own_version(record), title, record, strict=record in (SidecarProfiles, LabelledReports))
             for title, record in (
                 ("frontier explorer artifact", FrontierArtifact),
                 ("thermal stability profile", ThermalArtifact),
@@ -113,6 +116,12 @@ PUBLISHED: Mapping[str, Published] = {
                 ("stages of a detector sweep", StageLog),
                 ("build of a detector, in its ONNX file's metadata", BuildReport),
                 ("ablation of a detector's recipe", AblationTable),
+                ("what `fewbits extract` read", ExtractionDocument),
+                ("labelled set of lab reports (written by people too)", LabelledReports),
+                ("pages of an extraction sweep", PageLabels),
+                ("run of an extraction benchmark, a row of per_run.jsonl", PerRunRow),
+                ("results of an extraction benchmark", BenchmarkResults),
+                ("preflight of a machine", Preflight),
             )
         ),
     )

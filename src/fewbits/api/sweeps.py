@@ -244,9 +244,10 @@ def _divergence_estimates(plan: Plan, rows: DivergenceRows) -> dict[VariantKey, 
 
 
 def build_summary(directory: RunDirectory) -> SweepSummary:
-    """The summary of a run, from its plan, manifests, journals and, of detectors, labels and censuses alone."""
+    """The summary of a run, from its plan, manifests and journals alone; of detectors and pipelines also from labels."""
     from fewbits.analysis.summary import summarise
     from fewbits.api.detect_results import read_row_detections, read_sanity
+    from fewbits.api.extract_results import read_row_extractions
     from fewbits.sweep.divergence import read_divergence
     from fewbits.sweep.run import read_canary
 
@@ -270,6 +271,7 @@ def build_summary(directory: RunDirectory) -> SweepSummary:
         baselines=read_baselines(directory),
         sidecars=read_sidecars(plan, directory),
         detections=read_row_detections(directory, plan, manifests, journal),
+        extractions=read_row_extractions(directory, plan, manifests, journal),
         sanity=read_sanity(directory, plan),
     )
 

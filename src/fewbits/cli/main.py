@@ -7,7 +7,7 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Protocol
 
@@ -31,6 +31,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sensitivity": ("fewbits.cli.sensitivity", "score a model's layers, put several runs into one table, check a ranking"),
     "recipe": ("fewbits.cli.recipe", "choose a type for every tensor of a GGUF under a size budget, build it, prove it"),
     "detect": ("fewbits.cli.detect", "quantize a detector to ONNX, measure variants on labelled images, recommend one"),
+    "extract": (
+        "fewbits.cli.extract",
+        "read lab reports into JSON; measure engines and precisions, recommend one",
+    ),
     "import": ("fewbits.cli.import_summary", "convert a summary of the older 1.1.3 shape"),
     "schema": ("fewbits.cli.schema", "list and print the published JSON Schemas, or check files against them"),
     "engine": ("fewbits.cli.engine", "show which llama.cpp is used, or build its tools from source"),
@@ -81,7 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             allow_abbrev=False,
         )
         command.add_arguments(command_parser)
-        code = command.run(command_parser.parse_args(rest))
+        complete: Callable[[list[str]], list[str]] = getattr(command, "completed", list)
+        code = command.run(command_parser.parse_args(complete(rest)))
         sys.stdout.flush()
     except FewbitsError as error:
         print(f"fewbits {name}: {error}", file=sys.stderr)

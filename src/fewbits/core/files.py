@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from fewbits.core.errors import StoreError
+from fewbits.core.errors import SpecError, StoreError
 
 _CHUNK_BYTES = 4 * 1024 * 1024
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
@@ -36,6 +36,13 @@ def safe_name(text: str) -> str:
     if cleaned == text:
         return cleaned or "_"
     return f"{cleaned or '_'}-{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
+
+
+def require_name_below(name: str, where: str) -> None:
+    """Raise `SpecError` at `where` for a name that would leave the folder that it is looked for in."""
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise SpecError.single(where, f"{name!r} is not a name below the {where} folder")
 
 
 def sync_directory(path: Path) -> None:

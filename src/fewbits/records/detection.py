@@ -34,6 +34,8 @@ class ImageRequest(Record, frozen=True, kw_only=True):
 
     file_name: Annotated[str, Meta(min_length=1)]
     sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    page: Annotated[int, Meta(ge=1)] | None = None
+    """Which page of a file that may have several; `None` for pictures."""
 
 
 class Detection(Record, frozen=True, kw_only=True, array_like=True):

@@ -134,7 +134,10 @@ class StageResult(Record, frozen=True, kw_only=True):
     """One stage of one page. `confidence` is measured (`None` where the stage measures none); `error` where it failed."""
 
     stage_name: StageName
-    timing_seconds: Annotated[float, Meta(ge=0)]
+    timing_seconds: Annotated[float, Meta(ge=0)] | None = None
+    """`None` in a journal's texts: what was measured stands beside them, so that equal readings are equal texts."""
+    parts_seconds: dict[str, float] = {}  # noqa: RUF012 - msgspec copies mutable defaults
+    """What the stage's time went to, where its engine tells (`detection`, `recognition`)."""
     confidence: Rate | None = None
     confidence_meaning: str = ""
     """What the number is, in words (`smallest mean character probability of a row`)."""
@@ -220,7 +223,8 @@ class PageExtraction(Record, frozen=True, kw_only=True):
     """`None` where no GPU is used."""
     sampled: bool = False
     """Whether the engine drew at random, so that another seed may give another report."""
-    total_time_seconds: Annotated[float, Meta(ge=0)]
+    total_time_seconds: Annotated[float, Meta(ge=0)] | None = None
+    """All stages; `None` in a journal's texts, as in `StageResult.timing_seconds`."""
 
     @property
     def flagged_count(self) -> int:

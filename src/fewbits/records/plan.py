@@ -10,6 +10,7 @@ from msgspec import Meta
 from fewbits.records.base import Bucket, ExecutionLane, Rate, Record, VramProfile
 from fewbits.records.detection import DetectionSettings
 from fewbits.records.divergence import DivergencePolicy, EvaluationText
+from fewbits.records.extraction import ExtractionSettings
 from fewbits.records.variant import ModelSource
 
 
@@ -210,7 +211,9 @@ class SweepSpec(Record, frozen=True, kw_only=True):
     script: str | None = None
     """For the scripted runtime: the file that holds its replies."""
     detection: DetectionSettings | None = None
-    """For sweeps over detectors; `None` for text."""
+    """For sweeps over detectors, else `None`."""
+    extraction: ExtractionSettings | None = None
+    """For sweeps over pipelines from pages to reports, else `None`."""
     description: str = ""
     """Free text of the preset, shown in the dry run; no part of the plan digest."""
 

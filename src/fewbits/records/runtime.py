@@ -30,7 +30,7 @@ class RuntimeCapabilities(Record, frozen=True, kw_only=True):
     log_probabilities: bool
     """Shows what it held likely but did not choose (all logits of a file, a server's top tokens): divergence can be measured."""
     images: bool = False
-    """Takes an image and reports detections: there are no tokens, only times."""
+    """Takes an image and reports what it shows (objects, the report on a page): there are no tokens, only times."""
 
 
 class GenerateRequest(Record, frozen=True, kw_only=True):

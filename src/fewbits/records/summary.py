@@ -9,11 +9,12 @@ from fewbits.records.base import PollutionReason, Rate, Record, RunQuality, Toke
 from fewbits.records.baseline import BaselineComparison
 from fewbits.records.detector_run import RowDetection, SanityCheck
 from fewbits.records.estimate import Estimate
+from fewbits.records.extraction_run import RowExtraction
 from fewbits.records.plan import Controls, GuardPolicy, QualityPolicy, SelectionPolicy
 from fewbits.records.sidecar import SidecarBlock
 from fewbits.records.variant import VariantWarning
 
-SUMMARY_SCHEMA = "2.3.0"
+SUMMARY_SCHEMA = "2.4.0"
 
 
 class InvalidReason(StrEnum):
@@ -325,7 +326,9 @@ class QuantRow(Record, frozen=True, kw_only=True):
     hardware_sidecar: SidecarBlock | None = None
     """Raw throughput from llama-bench: diagnostics, in no verdict, limit or validity rule."""
     detection: RowDetection | None = None
-    """COCO metrics and what is quantized, in no verdict, limit or validity rule; `None` for text."""
+    """COCO metrics and what is quantized, in no verdict, limit or validity rule; `None` but for detectors."""
+    extraction: RowExtraction | None = None
+    """How well and how fast pages were read, in no verdict, limit or validity rule; `None` but for pipelines that read pages."""
     unavailable: dict[str, str] = {}  # noqa: RUF012 - msgspec copies mutable defaults
 
 

@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from fewbits.records.base import Bucket, Record
 from fewbits.records.detection import ImageRequest, LabelledObject
+from fewbits.records.extraction import LabReport
 
 TaskId = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$", description="Unique in its bank; safe as a file name.")]
 Tier = Annotated[int, Meta(ge=1, le=6, description="1 = a 135M model may pass, 6 = hard for a 7B model.")]
@@ -101,6 +102,18 @@ class DetectionCheck(Record, frozen=True, kw_only=True, tag="detection", tag_fie
     quiet_score: Annotated[float, Meta(gt=0, lt=1)] = 0.25
 
 
+class ExtractionCheck(Record, frozen=True, kw_only=True, tag="extraction", tag_field="kind"):
+    """The report of one page is read: its fields against the truth.
+
+    Counts twice every field that is right, and once every field that is wrong or missing on either side, so that passed / total
+    is the page's field F1 (`extraction.metrics`). Without a truth it is one check: a report with at least one test was found.
+    """
+
+    truth: LabReport | None = None
+    tolerance: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    """Relative, of numbers."""
+
+
 Check = (
     ExactCheck
     | RegexCheck
@@ -111,6 +124,7 @@ Check = (
     | PythonTestCheck
     | ReasoningGymCheck
     | DetectionCheck
+    | ExtractionCheck
 )
 
 
@@ -160,4 +174,6 @@ def task_digest(task: Task) -> str:
     parts: list[Any] = [task.prompt, task.system, task.max_tokens, [msgspec.to_builtins(check) for check in task.checks]]
     if task.image is not None:
         parts.append(task.image.sha256)
+        if task.image.page is not None:
+            parts.append(task.image.page)
     return digest(parts)

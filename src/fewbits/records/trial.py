@@ -236,6 +236,7 @@ class SampleView(OpenRecord, frozen=True, kw_only=True):
 class DeltaView(OpenRecord, frozen=True, kw_only=True):
     """The part of `EnvironmentDelta` that summaries read."""
 
+    wall_seconds: float | None = None
     foreign_cpu_ratio: float | None = None
     throttle_events: int | None = None
 
@@ -278,6 +279,26 @@ class TrialView(OpenRecord, frozen=True, kw_only=True):
     finish_reason: str | None = None
     engine: str = ""
     engine_version: str = ""
+
+
+class RawTimingsView(OpenRecord, frozen=True, kw_only=True):
+    """What an engine measured besides, as it reported it."""
+
+    raw_timings: dict[str, Any] | None = None
+
+
+class MeasuredView(OpenRecord, frozen=True, kw_only=True):
+    """The part of `Telemetry` that holds an engine's own measurements."""
+
+    token_metrics: RawTimingsView
+
+
+class TrialAnswer(OpenRecord, frozen=True, kw_only=True):
+    """What an engine answered in one trial, and what it measured besides."""
+
+    trial_id: str
+    output_text: str
+    telemetry: MeasuredView
 
 
 class TrialText(OpenRecord, frozen=True, kw_only=True):

@@ -61,6 +61,11 @@ def size(size_bytes: int | None) -> str:
     return format_bytes(size_bytes)
 
 
+def megabytes(value: float | None) -> str:
+    """Format the extraction benchmark's megabytes (10^6 bytes) as `size` does; `None` becomes an em dash."""
+    return size(None if value is None else round(value * 1e6))
+
+
 def score_estimate(estimate: Estimate | None) -> str:
     """Format a score or a ratio to the reference with its interval: `0.612 [0.540, 0.683]`."""
     if estimate is None:

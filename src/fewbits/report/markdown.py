@@ -9,6 +9,7 @@ from fewbits.report import formats
 from fewbits.report.detection import detection_blocks
 from fewbits.report.escape import markdown_name, markdown_text
 from fewbits.report.evidence import measurement_blocks, verdict_blocks
+from fewbits.report.extraction import extraction_blocks, extraction_estimates
 from fewbits.report.lab import lab_blocks
 from fewbits.report.method import legend_section, method_section, reproduce_section, stability_section
 from fewbits.report.picture import render_frontier_text
@@ -77,6 +78,7 @@ def _session_blocks(session: Session, summary: SweepSummary, include_invalid: bo
         _gaps(session),
         *_source_warnings(session),
         *detection_blocks(session),
+        *extraction_blocks(session),
         "### The frontier",
         "```text\n" + render_frontier_text(session, include_invalid) + "\n```",
         f"![Adherence against median latency]({frontier_svg_name(session.model_id)})",
@@ -282,6 +284,7 @@ def _estimates(row: QuantRow) -> tuple[tuple[str, Estimate | None], ...]:
         ("prompt tokens/s ratio", row.prompt_rate_ratio),
         ("mean divergence", row.divergence.mean_nats if row.divergence else None),
         *_detection_estimates(row),
+        *extraction_estimates(row),
     )
 
 

@@ -13,9 +13,12 @@ from fewbits.report import formats
 from fewbits.report.detection import has_detection
 from fewbits.report.escape import markdown_name, markdown_text
 from fewbits.report.evidence import has_evidence
+from fewbits.report.extraction import has_extraction
 from fewbits.report.tables import bullets, plain_value, table, value_cell
 from fewbits.report.verdicts import clean_words, reason_words, rerun_words
 
+Command = tuple[str, list[tuple[str, Any]], str]
+"""A command, its main flags, and what these leave out."""
 _DIGEST_DIGITS = 16
 
 _LEGEND = (
@@ -73,6 +76,28 @@ _DETECTION_METHOD = (
     "images and decides nothing; it stands in *Detection*, with its own intervals."
 )
 
+_EXTRACTION_LEGEND = (
+    ("adherence", "mean over pages of the page's field F1, 0 to 1; a page without a usable report counts 0"),
+    (
+        "field F1",
+        "2 tp / (2 tp + fp + fn) over names, values, units and reference ranges of all tests; a wrong field is fp and fn",
+    ),
+    ("value accuracy", "of the tests that were found on a page, the share whose value is as printed"),
+    ("critical sensitivity", "of the results that lie beyond a critical limit, the share that was reported as such"),
+    ("pages that differ", "pages on which the variant and the reference were not right and wrong alike"),
+    ("success rate", "share of the runs that ended with a report that holds at least one test"),
+    ("self-consistency", "how far runs with other sampling seeds agree; it says nothing about what is right"),
+)
+_EXTRACTION_METHOD = (
+    "**What adherence is here:** the field F1 of each page, over the names, values, units and reference ranges of its tests; of "
+    "a page without labels, whether a report with at least one test was found. It is a number per page, so verdicts, frontier "
+    "and recommendation rest on it. In *Extraction* the counts of all pages are added up before they are divided, so a page with "
+    "many tests weighs more there, and the two numbers may differ a little. Rates are of the first run of each page, times of "
+    "all measured runs. Intervals are about pages like these: how far the numbers would move with other pages from the same "
+    "source. **Pages from the generator are not patients' pages:** their layouts, laboratories and damages are those that the "
+    "generator knows, so what is read well there may be read worse elsewhere; label pages of your own before you rely on it."
+)
+
 
 def method_section(summary: SweepSummary) -> list[str]:
     """Return the blocks of `How it was measured`."""
@@ -93,6 +118,7 @@ def method_section(summary: SweepSummary) -> list[str]:
         "## How it was measured",
         table(("", "value"), facts),
         *([_DETECTION_METHOD] if has_detection(summary) else []),
+        *([_EXTRACTION_METHOD] if has_extraction(summary) else []),
         # of an imported summary the matrix shows what was recorded; the rest of the controls are defaults that nobody asked for
         *(["### Controls", _controls_table(summary)] if summary.provenance.imported_from is None else []),
         "### Canary",
@@ -233,6 +259,21 @@ def _import_section(summary: SweepSummary, origin: ImportedFrom) -> list[str]:
 
 def _command(summary: SweepSummary) -> str:
     """Return the command in a block, or a sentence when a name holds characters that a shell or a page could misread."""
+    command, flags, left_out = _extraction_flags(summary) if has_extraction(summary) else _sweep_flags(summary)
+    words = [(flag, plain_value(value)) for flag, value in flags if value not in (None, "")]
+    note = (
+        f"These are the main flags only: {left_out} stand in `plan.json` beside the journal. `fewbits verify` rebuilds the "
+        "summary from the journal."
+    )
+    unsafe = set("<>`&\\")
+    if any(unsafe & set(text) or not text.isprintable() or not text.isascii() for _, text in words):
+        return f"The names hold characters that do not survive a command line in a document; take them from the plan. {note}"
+    lines = " \\\n  ".join([command, *(f"{flag} {shlex.quote(text)}" for flag, text in words)])
+    return f"```sh\n{lines}\n```\n\n{note}"
+
+
+def _sweep_flags(summary: SweepSummary) -> Command:
+    """Return the command of a sweep over texts or detectors."""
     controls, policy = summary.experimental_controls, summary.selection_policy
     models = ",".join(session.model_id for session in summary.sessions)
     tags = ",".join(dict.fromkeys(row.quant_tag for session in summary.sessions for row in session.per_quant))
@@ -258,20 +299,31 @@ def _command(summary: SweepSummary) -> str:
         ("--latency-ceiling", policy.latency_ceiling),
         *(("--model-threshold", text) for text in _threshold_texts(summary)),
     ]
-    words = [(flag, plain_value(value)) for flag, value in flags if value not in (None, "")]
     left_out = "which tasks, the canary, sampling and context size"
     if detects:
         left_out = "the folder of the data set (DIR), which images were evaluated and calibrated on, and the image size"
-    note = (
-        f"These are the main flags only: {left_out} stand in `plan.json` beside the journal. `fewbits verify` rebuilds the "
-        "summary from the journal."
-    )
-    unsafe = set("<>`&\\")
-    if any(unsafe & set(text) or not text.isprintable() or not text.isascii() for _, text in words):
-        return f"The names hold characters that do not survive a command line in a document; take them from the plan. {note}"
-    command = "fewbits detect sweep" if detects else "fewbits sweep"
-    lines = " \\\n  ".join([command, *(f"{flag} {shlex.quote(text)}" for flag, text in words)])
-    return f"```sh\n{lines}\n```\n\n{note}"
+    return ("fewbits detect sweep" if detects else "fewbits sweep"), flags, left_out
+
+
+def _extraction_flags(summary: SweepSummary) -> Command:
+    """Return the command of an extraction benchmark; the first engine is the reference."""
+    controls, policy = summary.experimental_controls, summary.selection_policy
+    tags = [
+        tag for session in summary.sessions for tag in (session.baseline_quant, *(row.quant_tag for row in session.per_quant))
+    ]
+    flags: list[tuple[str, Any]] = [
+        ("--input-dir", "DIR"),
+        ("--engines", ",".join(dict.fromkeys(tags))),
+        ("--repeats", summary.matrix.get("runs_per_quant")),
+        ("--warmup-runs", controls.warmup_steps),
+        ("--seed", controls.seed),
+        ("--temperature", controls.temperature),
+        ("--threads", controls.threads),
+        ("--affinity-policy", controls.affinity_policy),
+        ("--equivalence-margin", policy.equivalence_margin),
+        ("--latency-ceiling", policy.latency_ceiling),
+    ]
+    return "fewbits extract bench", flags, "the folder of the pages (DIR), which pages, the device, the models and the canary"
 
 
 def _threshold_texts(summary: SweepSummary) -> list[str]:
@@ -290,6 +342,7 @@ def legend_section(summary: SweepSummary) -> list[str]:
     """Return the blocks that explain the terms that this report uses."""
     evidence = _EVIDENCE_LEGEND if has_evidence(summary) else ()
     detection = _DETECTION_LEGEND if has_detection(summary) else ()
+    extraction = _EXTRACTION_LEGEND if has_extraction(summary) else ()
     # of a term that stands twice, the later meaning counts
-    terms = dict([*_LEGEND, *_PICK_LEGEND[summary.selection_policy.name], *_MARK_LEGEND, *evidence, *detection])
+    terms = dict([*_LEGEND, *_PICK_LEGEND[summary.selection_policy.name], *_MARK_LEGEND, *evidence, *detection, *extraction])
     return ["## The words", table(("term", "meaning"), [[f"**{term}**", meaning] for term, meaning in terms.items()])]

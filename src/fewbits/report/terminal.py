@@ -15,6 +15,7 @@ from fewbits.records.summary import QuantRow, Session, SweepSummary
 from fewbits.report import formats
 from fewbits.report.escape import NAME_LIMIT, visible
 from fewbits.report.tables import plain_value
+from fewbits.report.terminal_extraction import extraction_columns
 from fewbits.report.verdicts import clean_words, deciding_words, pick_words, reason_words, rerun_words, row_by_tag, standing_words
 
 if TYPE_CHECKING:
@@ -130,6 +131,8 @@ def _columns(session: Session, console_width: int) -> dict[str, Callable[[QuantR
     """Return heading -> cell for the number columns that fit; the extra ones only where some row can fill them."""
     if any(row.detection is not None for row in session.per_quant):
         return _detector_columns(session, console_width)
+    if any(row.extraction is not None for row in session.per_quant):
+        return extraction_columns(wide=console_width >= WIDE_COLUMNS, narrow=console_width < MEDIUM_COLUMNS)
     names: tuple[str, ...] = _NARROW if console_width < MEDIUM_COLUMNS else _MEDIUM
     if console_width < WIDE_COLUMNS:
         return {name: _CELLS[name] for name in names} | {"adherence": lambda row: formats.score(row.adherence_score)}

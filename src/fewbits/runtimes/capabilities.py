@@ -71,6 +71,22 @@ CAPABILITIES: MappingProxyType[str, RuntimeCapabilities] = MappingProxyType(
                 log_probabilities=False,
                 images=True,
             ),
+            # pages in, reports out: whole times from two clock reads
+            RuntimeCapabilities(
+                name="extraction",
+                local_process=True,
+                builds_variants=True,
+                streaming=False,
+                token_counts=False,
+                timings=True,
+                seed=False,
+                context_readback=False,
+                thread_control=True,
+                digest_identity=True,
+                constrained_json=False,
+                log_probabilities=False,
+                images=True,
+            ),
             # replays declared numbers: whatever the script declares is reported, nothing is controlled
             RuntimeCapabilities(
                 name="scripted",

@@ -13,6 +13,7 @@ from fewbits.runtimes.base import DivergenceMeter, Runtime
 from fewbits.runtimes.capabilities import CAPABILITIES
 
 if TYPE_CHECKING:
+    from fewbits.runtimes.extraction.runtime import ExtractionOptions
     from fewbits.runtimes.onnx.runtime import DetectorOptions
 
 
@@ -33,11 +34,12 @@ def create_runtime(
     base_url: str | None = None,
     script: str | Path | None = None,
     detector: DetectorOptions | None = None,
+    extraction: ExtractionOptions | None = None,
 ) -> Runtime:
     """Create a runtime; its engine or server is looked for when it is first used.
 
     `base_url` belongs to `openai` (required) and `ollama` (default: its own), `script` to `scripted` (required), `detector` to
-    `onnx` (required).
+    `onnx` and `extraction` to `extraction` (both required).
     Raises `SpecError` for an unknown name, and for options that are missing or would do nothing.
     """
     capabilities_of(name)
@@ -48,6 +50,12 @@ def create_runtime(
         if detector is None:
             raise SpecError.single("--runtime", "the onnx runtime runs detectors on labelled images, not text tasks")
         return OnnxRuntime(detector)
+    if name == "extraction":
+        from fewbits.runtimes.extraction.runtime import ExtractionRuntime
+
+        if extraction is None:
+            raise SpecError.single("--runtime", "the extraction runtime reads pages, it answers no text tasks")
+        return ExtractionRuntime(extraction)
     if name == "llamacpp":
         from fewbits.runtimes.llamacpp.runtime import LlamaCppRuntime
 

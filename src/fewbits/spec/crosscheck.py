@@ -11,7 +11,7 @@ import msgspec
 from fewbits.core.errors import Problem
 from fewbits.records.plan import PolicyName, QualityPolicy
 from fewbits.spec.affinity import parse_cores
-from fewbits.spec.tags import DETECTOR_RUNTIME, RUNTIMES, SERVER_RUNTIMES, canonical_tag
+from fewbits.spec.tags import OWN_RUNTIMES, RUNTIMES, SERVER_RUNTIMES, canonical_tag
 from fewbits.spec.thresholds import split_key
 from fewbits.spec.values import nearest, shown
 
@@ -35,8 +35,8 @@ class Draft:
     problems: list[Problem] = field(default_factory=list)
     places: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """By key: where each item of a list was written, where that is not simply its place in the list."""
-    detects: bool = False
-    """A sweep over detectors: their own runtime and tags."""
+    own_runtime: str | None = None
+    """The only runtime of this kind of work (detectors, extraction), with tags of its own; `None` for text."""
 
     def usable(self, *keys: str) -> bool:
         """Whether every one of these settings has a value that can be looked at."""
@@ -66,13 +66,12 @@ def _check_runtime(draft: Draft) -> None:
     if not draft.usable("runtime"):
         return
     runtime = draft.values["runtime"]
-    if draft.detects:
-        draft.values["runtime"] = DETECTOR_RUNTIME
+    if draft.own_runtime is not None:
+        draft.values["runtime"] = draft.own_runtime
         return
     if runtime not in RUNTIMES:
         hint = nearest(runtime, RUNTIMES) or f"one of {', '.join(RUNTIMES)}"
-        if runtime == DETECTOR_RUNTIME:
-            hint = "detectors on labelled images: fewbits detect sweep"
+        hint = OWN_RUNTIMES.get(runtime, hint)
         draft.refuse("runtime", f"unknown runtime {shown(runtime)}", hint)
         draft.broken.add("runtime")
         return

@@ -18,6 +18,7 @@ import msgspec
 from fewbits.core.errors import Problem, SpecError
 from fewbits.records.detection import DetectionSettings
 from fewbits.records.divergence import NAMED_TEXTS, DivergencePolicy
+from fewbits.records.extraction import ExtractionSettings
 from fewbits.records.plan import (
     BaselineRequest,
     CanaryPolicy,
@@ -36,6 +37,7 @@ from fewbits.spec.ladders import expand_ladders
 from fewbits.spec.matrix import read_document
 from fewbits.spec.parameters import PARAMETERS
 from fewbits.spec.sources import Settings, settings_of_document, settings_of_flags
+from fewbits.spec.tags import DETECTOR_RUNTIME, EXTRACTION_RUNTIME
 from fewbits.spec.thresholds import own_limits
 
 DEFAULT_OUT_DIR = "benchmarks/results/quant_sweep"
@@ -71,13 +73,15 @@ def load_spec(
     cwd: Path | None = None,
     root: Path | None = None,
     detection: DetectionSettings | None = None,
+    extraction: ExtractionSettings | None = None,
 ) -> SweepSpec:
     """Build the spec from explicit flags (see `explicit_flags`; keys as in matrix files) and an optional matrix file.
 
     `available_cores` are the ids of the logical cores that this process may use; `None` leaves threads and affinity unchecked.
     Relative input paths (the matrix file, `task_bank`, `script`, a control profile) and the folders of named profiles and ladders
     are looked for in `cwd` (default: the current folder), then in `root` (default: the checkout that this package runs from, if
-    it is one). `detection` makes it a sweep over detectors, with their runtime and tags. Raises `SpecError` with every problem.
+    it is one). `detection` makes it a sweep over detectors, `extraction` one over pipelines from pages to reports, each with its
+    own runtime and tags. Raises `SpecError` with every problem.
     """
     root = root if root is not None else repository_root()
     bases = [cwd if cwd is not None else Path(), *([root] if root is not None else [])]
@@ -89,14 +93,14 @@ def load_spec(
         others = [item for key, items in from_flags.problems.items() if key not in _FILE_WINS for item in items]
         raise SpecError([*error.problems, *others]) from error
     draft = _merge(_Sources(from_file, from_flags, *_read_profile(from_file, from_flags, bases)))
-    draft.detects = detection is not None
+    draft.own_runtime = DETECTOR_RUNTIME if detection is not None else EXTRACTION_RUNTIME if extraction is not None else None
     _prefer_ollama(draft, bases)
     expand_ladders(draft, bases)
     check_draft(draft, available_cores)
     _resolve_inputs(draft, bases)
     if draft.problems:
         raise SpecError(draft.problems)
-    return msgspec.structs.replace(_assemble(draft.values), detection=detection)
+    return msgspec.structs.replace(_assemble(draft.values), detection=detection, extraction=extraction)
 
 
 def repository_root() -> Path | None:
@@ -147,7 +151,8 @@ def _read_profile(from_file: Settings, from_flags: Settings, bases: list[Path]) 
 
 def _prefer_ollama(draft: Draft, bases: list[Path]) -> None:
     """Models named as Ollama names them (`qwen2.5-coder:7b`) are looked for there, unless somebody chose a runtime."""
-    if draft.detects or draft.given("runtime") or draft.given("base_url") or not draft.usable("models", "runtime"):
+    chosen = draft.own_runtime is not None or draft.given("runtime") or draft.given("base_url")
+    if chosen or not draft.usable("models", "runtime"):
         return
     models = draft.values["models"]
     if models and all(_OLLAMA_NAME.fullmatch(name) and find_input(name, bases) is None for name in models):

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from fewbits.core.errors import Problem, SpecError
 from fewbits.records.schemes import find_recipe_tag, find_scheme
 from fewbits.spec.detector_schemes import parse_scheme, scheme_tag
+from fewbits.spec.extraction_engines import parse_engine
 
 LOCAL_RUNTIMES = ("llamacpp", "scripted")
 """Of text models."""
 DETECTOR_RUNTIME = "onnx"
-"""Of detectors; no flag of a text sweep names it."""
+EXTRACTION_RUNTIME = "extraction"
+OWN_RUNTIMES = {
+    DETECTOR_RUNTIME: "detectors on labelled images: fewbits detect sweep",
+    EXTRACTION_RUNTIME: "lab reports to JSON: fewbits extract bench",
+}
+"""Runtimes of other kinds of work, and the command that uses them; no flag of a text sweep names them."""
 SERVER_RUNTIMES = ("ollama", "openai")
 """These already hold the model, under tags of their own, and take an address."""
 RUNTIMES = LOCAL_RUNTIMES + SERVER_RUNTIMES
 _ANY_TAG_RUNTIMES = ("scripted", *SERVER_RUNTIMES)
+
+
+_OWN_TAGS: dict[str, Callable[[str, str], str]] = {
+    DETECTOR_RUNTIME: lambda tag, path: scheme_tag(parse_scheme(tag, path)),
+    EXTRACTION_RUNTIME: lambda tag, path: parse_engine(tag, path).tag,
+}
 
 
 def canonical_tag(tag: str, runtime: str, path: str) -> tuple[str, Problem | None]:
@@ -22,9 +36,9 @@ def canonical_tag(tag: str, runtime: str, path: str) -> tuple[str, Problem | Non
     A server may name its variants freely, so there an unknown tag is kept as written. Whether a recipe of that tag exists is
     the quantizer's to say.
     """
-    if runtime == DETECTOR_RUNTIME:
+    if runtime in _OWN_TAGS:
         try:
-            return scheme_tag(parse_scheme(tag, path)), None
+            return _OWN_TAGS[runtime](tag, path), None
         except SpecError as error:
             return tag, error.problems[0]
     if runtime in LOCAL_RUNTIMES and (recipe := find_recipe_tag(tag)) is not None:

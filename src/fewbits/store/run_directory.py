@@ -20,6 +20,9 @@ _OURS = (
     "sidecar.jsonl",
     "baselines.json",
     "labels.json",
+    "page_labels.json",
+    "per_run.jsonl",
+    "benchmark_results.json",
     "censuses.json",
     "sanity.json",
     "stages.json",
@@ -42,6 +45,9 @@ class RunDirectory:
         self.sidecar_path = root / "sidecar.jsonl"
         self.baselines_path = root / "baselines.json"
         self.labels_path = root / "labels.json"
+        self.page_labels_path = root / "page_labels.json"
+        self.per_run_path = root / "per_run.jsonl"
+        self.benchmark_path = root / "benchmark_results.json"
         self.censuses_path = root / "censuses.json"
         self.sanity_path = root / "sanity.json"
         self.stages_path = root / "stages.json"

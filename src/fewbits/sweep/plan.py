@@ -49,8 +49,8 @@ _NOT_IN_DIGEST = (
 """Fields of the spec that the plan digest leaves out: paths and words, what it covers in resolved form instead, and what is only
 compared or measured beside the trials."""
 
-_PLACES = ("annotations", "images", "calibration_source")
-"""Of a detection sweep's settings, paths and words: tasks and digests pin what lies there."""
+_PLACES = ("annotations", "images", "calibration_source", "pages")
+"""Of the settings of detection and extraction, paths and words: tasks and digests pin what lies there."""
 
 
 def build_plan(
@@ -164,9 +164,10 @@ def plan_digest(
     """
     settings = {key: value for key, value in to_builtins(spec).items() if key not in _NOT_IN_DIGEST}
     settings["controls"] = controls
-    detection = settings.pop("detection")
-    if detection is not None:
-        settings["detection"] = {key: value for key, value in detection.items() if key not in _PLACES}
+    for kind in ("detection", "extraction"):
+        own = settings.pop(kind)
+        if own is not None:
+            settings[kind] = {key: value for key, value in own.items() if key not in _PLACES}
     if evaluation_text is not None:  # by its content; where it lies does not matter
         settings["divergence"]["text"] = evaluation_text.digest
     return digest(

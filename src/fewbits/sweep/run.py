@@ -202,7 +202,7 @@ def _one_trial(lab: Lab, planned: PlannedTrial, task: Task, *, phase: str, attem
     sweep, pool, instruments = lab.sweep, lab.pool, lab.instruments
     key = (planned.model_id, planned.quant_tag)
     model = pool.get(key)
-    outcome = ask(model, task, sweep.plan, instruments)
+    outcome = ask(model, task, sweep.plan, instruments, repetition=planned.repetition)
     artifact = sweep.variants[key].artifact
     cell = Cell(planned=planned, task=task, artifact=artifact, phase=phase, attempt=attempt)
     trial = record(cell, sweep.plan, model, outcome, instruments.cores)

@@ -59,13 +59,13 @@ class Outcome:
     effective: EffectiveControls
 
 
-def ask(model: OpenModel, task: Task, plan: Plan, instruments: Instruments) -> Outcome:
+def ask(model: OpenModel, task: Task, plan: Plan, instruments: Instruments, *, repetition: int = 0) -> Outcome:
     """Put one task to an open model and read the machine before and after. Raises `IdentityError` and nothing else expected."""
     controls = plan.controls
     request = GenerateRequest(
         prompt=task.prompt,
         system=task.system,
-        seed=controls.seed,
+        seed=_seed(plan, repetition),
         temperature=controls.temperature,
         max_tokens=min(task.max_tokens or controls.max_tokens, controls.max_tokens),
         image=task.image,
@@ -98,6 +98,16 @@ def ask(model: OpenModel, task: Task, plan: Plan, instruments: Instruments) -> O
         started_at=started_at,
         effective=read_back(model, answered=reply is not None),
     )
+
+
+def _seed(plan: Plan, repetition: int) -> int:
+    """Return the seed of a repetition: all the same, except that pipelines which sample draw anew each time.
+
+    Their self-consistency is the agreement of different draws; everybody else's repetitions show whether the same request
+    gets the same answer.
+    """
+    draws = plan.spec.extraction is not None and plan.controls.temperature > 0
+    return plan.controls.seed + repetition if draws else plan.controls.seed
 
 
 def read_back(model: OpenModel, *, answered: bool) -> EffectiveControls:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fewbits.records.base import TrialStatus
-from fewbits.records.task import CheckResult, DetectionCheck, Task
+from fewbits.records.task import CheckResult, DetectionCheck, ExtractionCheck, Task
 from fewbits.workloads.text.checks import failed_results, run_checks
 from fewbits.workloads.text.score import adherence_score
 
@@ -16,14 +16,20 @@ def score_trial(task: Task, status: TrialStatus, answer: str) -> tuple[tuple[Che
     """
     if status is not TrialStatus.OK:
         results = failed_results(task, f"the trial ended with status {status.value}")
-    elif all(isinstance(check, DetectionCheck) for check in task.checks):
-        results = _detection_results(task, answer)
+    elif all(isinstance(check, DetectionCheck | ExtractionCheck) for check in task.checks):
+        results = _results_on_pictures(task, answer)
     else:
         results = run_checks(task, answer)
     return results, adherence_score(results)
 
 
-def _detection_results(task: Task, answer: str) -> tuple[CheckResult, ...]:
+def _results_on_pictures(task: Task, answer: str) -> tuple[CheckResult, ...]:
+    """Score what was found in a picture: objects, or the report on a page."""
     from fewbits.workloads.detection.score import detection_result
+    from fewbits.workloads.extraction.score import extraction_result
 
-    return tuple(detection_result(check, answer) for check in task.checks if isinstance(check, DetectionCheck))
+    return tuple(
+        detection_result(check, answer) if isinstance(check, DetectionCheck) else extraction_result(check, answer)
+        for check in task.checks
+        if isinstance(check, DetectionCheck | ExtractionCheck)
+    )

@@ -6,7 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from fewbits.core.errors import IdentityError, ProtocolError, SpecError
+from fewbits.core.errors import IdentityError, ProtocolError
+from fewbits.core.files import require_name_below
 from fewbits.records.base import Unavailable
 from fewbits.records.plan import EffectiveControls
 from fewbits.records.runtime import GenerateRequest
@@ -129,7 +130,7 @@ class OnnxSession:
         """
         image = request.image
         if image is not None:
-            require_image_name(image.file_name)
+            require_name_below(image.file_name, "image")
         message = {} if image is None else {"file": image.file_name, "sha256": image.sha256}
         return self._reply(self._worker.ask(message, timeout_seconds))
 
@@ -171,10 +172,3 @@ def executed_operators(path: Path) -> dict[str, int] | None:
     finally:
         path.unlink(missing_ok=True)
     return dict(sorted(Counter(node.op_type for node in graph.node).items()))
-
-
-def require_image_name(name: str) -> None:
-    """Raise `SpecError` for a name that would leave the image folder."""
-    path = Path(name)
-    if path.is_absolute() or ".." in path.parts or not path.parts:
-        raise SpecError.single("image", f"{name!r} is not a name below the image folder")

@@ -16,6 +16,7 @@ from fewbits.core.files import atomic_write
 from fewbits.records.task import (
     Check,
     DetectionCheck,
+    ExtractionCheck,
     JsonEqualsCheck,
     JsonSchemaCheck,
     PythonExamplesCheck,
@@ -134,6 +135,8 @@ def _check_problems(check: Check, path: str) -> Iterator[Problem]:
         yield Problem(
             path, "no check of an answer in words", "detection tasks are made by `fewbits detect`, from labelled images"
         )
+    elif isinstance(check, ExtractionCheck):
+        yield Problem(path, "no check of an answer in words", "extraction tasks are made by `fewbits extract`, from pages")
 
 
 def _schema_problems(schema: dict[str, Any], path: str) -> Iterator[Problem]:

@@ -1,0 +1,1 @@
+"""Extraction engines, each variant in a child process of its own."""
