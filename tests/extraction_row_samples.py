@@ -15,6 +15,7 @@ from fewbits.analysis.extraction_rates import (
     differences_by_level,
     extraction_difference,
     extraction_rates,
+    grouped_rates,
     rates_by_level,
     self_consistency,
 )
@@ -96,8 +97,8 @@ def block(
     row = RowExtraction(
         rates=extraction_rates(pages),
         by_level=rates_by_level(pages),
-        by_panel=by_panel(compared),
-        by_test=by_test(compared),
+        by_panel=grouped_rates([by_panel([page]) for page in compared]),
+        by_test=grouped_rates([by_test([page]) for page in compared]),
         difference=extraction_difference(pages, reference) if reference else None,
         difference_by_level=differences_by_level(pages, reference) if reference else {},
         aggregate=measured,

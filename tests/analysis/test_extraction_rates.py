@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -9,10 +10,10 @@ import pytest
 from scipy import stats
 
 from fewbits.analysis import extraction_rates as sut
-from fewbits.extraction.metrics import field_level_metrics
+from fewbits.extraction.metrics import field_counts, field_level_metrics
 from fewbits.records.estimate import Estimate
 from fewbits.records.extraction import Flag, LabReport, LabTest
-from fewbits.records.extraction_metrics import ExtractionRates, PageMetrics
+from fewbits.records.extraction_metrics import ExtractionRates, FieldCounts, FieldMetrics, PageMetrics, Share
 
 Floats = npt.NDArray[np.float64]
 Pages = tuple[Floats, Floats]
@@ -181,3 +182,23 @@ def test_self_consistency_needs_an_engine_that_samples() -> None:
     assert "2 runs" in sut.self_consistency({"a": [TRUTH]}, deterministic=False).reason
     assert "nothing to agree on" in sut.self_consistency({"c": runs["c"]}, deterministic=False).reason
     assert sut.self_consistency({}, deterministic=False).estimate is None
+
+
+def test_groups_hold_the_pages_that_have_them() -> None:
+    right = FieldMetrics(**_whole(field_counts(4, 0, 0), 4, 4))
+    wrong = FieldMetrics(**_whole(field_counts(1, 3, 3), 1, 4))
+    found = sut.grouped_rates([{"cbc": right}, {"cbc": wrong, "lipid": right}, {}])
+    assert list(found) == ["cbc", "lipid"]
+    assert (found["cbc"].pages, found["lipid"].pages) == (2, 1)
+    assert found["cbc"].counts.fields == field_counts(5, 3, 3)
+    assert found["cbc"].field_f1 is not None
+    assert found["cbc"].field_f1.value == pytest.approx(10 / 16)
+    assert found["lipid"].field_f1 is not None
+    assert found["lipid"].field_f1.low is None  # one page has no spread
+
+
+def _whole(fields: FieldCounts, correct: int, total: int) -> dict[str, Any]:
+    share = Share(correct=correct, total=total, value=correct / total)
+    shares = dict.fromkeys(("value_accuracy", "unit_accuracy", "range_accuracy", "flag_accuracy"), share)
+    counts = dict.fromkeys(("names", "fields", "abnormal_flags", "critical_flags"), fields)
+    return {"predicted_tests": 1, "true_tests": 1, "matched_tests": 1, **shares, **counts}

@@ -217,7 +217,7 @@ class TestSweeps:
         assert ("2.05" in line) == (width >= 72)
         if width >= 110:
             assert "\u22120.070" in line
-            assert "228.9 MiB" in line
+            assert "240.0 MiB" in line
 
     def test_rows_without_numbers_show_dashes(self, summary_of: Callable[..., SweepSummary]) -> None:
         text = printed(render_terminal(summary_of({REFERENCE: nothing(), SMALLER: nothing()}), 160), 160)
@@ -228,5 +228,5 @@ class TestSweeps:
     def test_memory_is_the_gpus_where_one_was_used(self, new_row: Callable[..., QuantRow]) -> None:
         found = blocks()[SMALLER]
         row = msgspec.structs.replace(found, aggregate=msgspec.structs.replace(found.aggregate, gpu_peak_mb=5000.0))
-        assert extraction_columns(wide=True, narrow=False)["memory"](new_row("x", extraction=row)) == "4.7 GiB GPU"
+        assert extraction_columns(wide=True, narrow=False)["memory"](new_row("x", extraction=row)) == "4.9 GiB GPU"
         assert extraction_columns(wide=True, narrow=False)["memory"](new_row("x")) == "—"

@@ -31,6 +31,7 @@ from fewbits.records.extraction_metrics import (
     ExtractionRates,
     FieldCounts,
     FieldMetrics,
+    GroupRates,
     PageMetrics,
     RateDifference,
     SelfConsistency,
@@ -152,6 +153,24 @@ def rates_by_level(pages: Sequence[PageMetrics], *, level: float = LEVEL) -> dic
         if page.level is not None:
             grouped.setdefault(page.level, []).append(page)
     return {name: extraction_rates(group, level=level) for name, group in grouped.items()}
+
+
+def grouped_rates(pages: Sequence[Mapping[str, FieldMetrics]], *, level: float = LEVEL) -> dict[str, GroupRates]:
+    """Return the rates of each panel or test, from each page's metrics by group (`extraction.metrics.by_panel`, `by_test`)."""
+    groups: dict[str, list[FieldMetrics]] = {}
+    for page in pages:
+        for name, metrics in page.items():
+            groups.setdefault(name, []).append(metrics)
+    return {name: _group(groups[name], level) for name in sorted(groups)}
+
+
+def _group(pages: Sequence[FieldMetrics], level: float) -> GroupRates:
+    return GroupRates(
+        pages=len(pages),
+        counts=sum_metrics(pages),
+        field_f1=_pooled(pages, _RATES["field_f1"], level),
+        value_accuracy=_pooled(pages, _RATES["value_accuracy"], level),
+    )
 
 
 def extraction_difference(

@@ -13,6 +13,7 @@ from fewbits.analysis.extraction_rates import (
     differences_by_level,
     extraction_difference,
     extraction_rates,
+    grouped_rates,
     rates_by_level,
     self_consistency,
 )
@@ -35,7 +36,7 @@ from fewbits.store.journal import JournalContent, read_rows_at
 from fewbits.store.run_directory import RunDirectory
 from fewbits.workloads.extraction.score import read_extraction
 
-_MB = 1e6
+_MIB = 1024**2
 _FAILURES = {TrialStatus.TIMEOUT: ErrorKind.TIMEOUT}
 
 
@@ -158,7 +159,7 @@ def per_run_row(run: MeasuredPage) -> PerRunRow:
         stage_timings={stage.stage_name.value: stage.timing_seconds for stage in stages if stage.timing_seconds is not None},
         stage_confidence={stage.stage_name.value: stage.confidence for stage in stages},
         gpu=found.gpu if found is not None else None,
-        peak_memory_rss_mb=rss / _MB if rss is not None else None,
+        peak_memory_rss_mb=rss / _MIB if rss is not None else None,
         field_f1=trial.adherence_score if run.label.truth is not None else None,
         run_quality_status=trial.run_quality_status,
         run_quality_reasons=tuple(reason.value for reason in trial.run_quality_reasons),
@@ -219,6 +220,7 @@ def _row(runs: list[MeasuredPage], pages: list[PageMetrics], base: list[PageMetr
     asked = [run for run in runs if run.trial.repetition == 0]
     comparable = base is not None and {page.page for page in base} == {page.page for page in pages} and bool(pages)
     compared = [(run.report, run.label.truth) for run in asked if run.label.truth is not None]
+    tolerance = _tolerance(plan)
     unavailable: dict[str, str] = {}
     if not pages:
         unavailable["rates"] = (Unavailable.NO_CHECKS if asked else Unavailable.NO_TRIALS).value
@@ -227,8 +229,8 @@ def _row(runs: list[MeasuredPage], pages: list[PageMetrics], base: list[PageMetr
     return RowExtraction(
         rates=extraction_rates(pages) if pages else None,
         by_level=rates_by_level(pages),
-        by_panel=by_panel(compared, tolerance=_tolerance(plan)),
-        by_test=by_test(compared, tolerance=_tolerance(plan)),
+        by_panel=grouped_rates([by_panel([page], tolerance=tolerance) for page in compared]),
+        by_test=grouped_rates([by_test([page], tolerance=tolerance) for page in compared]),
         difference=extraction_difference(pages, base) if comparable and base is not None else None,
         difference_by_level=differences_by_level(pages, base) if comparable and base is not None else {},
         aggregate=aggregate_of(runs),

@@ -161,7 +161,7 @@ def _bf16(around: Surroundings, device: WantedDevice, required: Sequence[str]) -
 
 def _input_files(around: Surroundings) -> PreflightCheck:
     if around.input_problem is not None:
-        remedy = "name a folder with pictures or PDFs by --input-dir, or generate samples there"
+        remedy = "name a folder with pictures or PDFs by --input-dir, or draw some with `fewbits extract samples`"
         return _check("input_files", CheckStatus.FAIL, around.input_problem, remedy)
     found = count(around.inputs, "file")
     if around.unreadable_inputs:

@@ -10,7 +10,7 @@ from fewbits.records.extraction import GpuMemorySnapshot, PageExtraction, StageR
 
 
 def split_timings(page: PageExtraction) -> tuple[PageExtraction, dict[str, Any]]:
-    """Return a page without its measurements, and these: seconds in all, by stage and by part of a stage, GPU memory in MB."""
+    """Return a page without its measurements, and these: seconds in all, by stage and by part of a stage, GPU memory in MiB."""
     timings = {
         "pipeline_seconds": page.total_time_seconds,
         "stages": {stage.stage_name.value: stage.timing_seconds for stage in page.stages},

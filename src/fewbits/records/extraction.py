@@ -193,7 +193,7 @@ class ErrorKind(StrEnum):
 
 
 class GpuMemorySnapshot(Record, frozen=True, kw_only=True):
-    """PyTorch's CUDA memory after one page, MB of 10^6 bytes; the peaks are of this page alone."""
+    """PyTorch's CUDA memory after one page, in MiB (1,048,576 bytes); the peaks are of this page alone."""
 
     memory_allocated_mb: float
     memory_reserved_mb: float
@@ -288,14 +288,8 @@ class ExtractionSettings(Record, frozen=True, kw_only=True):
     """Relative, of numbers compared with the truth; 0: as printed."""
     device: Annotated[str, Meta(pattern="^(cpu|cuda)$")] = "cpu"
     max_new_tokens: Annotated[int, Meta(ge=1, le=100_000)] = 2048
-    calibration_digest: str | None = None
-    """sha256 over the digests of the calibration pages, in order; `None` where nothing was calibrated."""
-    calibration_pages: Annotated[int, Meta(ge=0)] = 0
-    calibration_source: str = ""
     models: dict[str, str] = {}  # noqa: RUF012 - msgspec copies mutable defaults
     """Models that engines were asked with, by what they are for (`chat`, `vision`)."""
-    resamples: Annotated[int, Meta(ge=100, le=100_000)] = 2000
-    """Of the bootstrap over pages."""
 
 
 class ExtractedFile(Record, frozen=True, kw_only=True):

@@ -83,6 +83,15 @@ class ExtractionRates(Record, frozen=True, kw_only=True):
     critical_precision: Estimate | None = None
 
 
+class GroupRates(Record, frozen=True, kw_only=True):
+    """A panel or a test over all pages that have it, with intervals by page."""
+
+    pages: Count
+    counts: FieldMetrics
+    field_f1: Estimate | None = None
+    value_accuracy: Estimate | None = None
+
+
 class RateDifference(Record, frozen=True, kw_only=True):
     """A variant's rate less the reference's on the same pages. `pages_that_differ` says how much the interval stands on."""
 

@@ -12,7 +12,7 @@ from fewbits.records.extraction_metrics import (
     ExtractionAggregate,
     ExtractionDifference,
     ExtractionRates,
-    FieldMetrics,
+    GroupRates,
     Hint,
     SelfConsistency,
 )
@@ -46,8 +46,8 @@ class RowExtraction(Record, frozen=True, kw_only=True):
 
     rates: ExtractionRates | None = None
     by_level: dict[str, ExtractionRates] = {}  # noqa: RUF012 - msgspec copies mutable defaults
-    by_panel: dict[str, FieldMetrics] = {}  # noqa: RUF012
-    by_test: dict[str, FieldMetrics] = {}  # noqa: RUF012
+    by_panel: dict[str, GroupRates] = {}  # noqa: RUF012
+    by_test: dict[str, GroupRates] = {}  # noqa: RUF012
     difference: ExtractionDifference | None = None
     """Against the reference on the same pages; `None` for the reference."""
     difference_by_level: dict[str, ExtractionDifference] = {}  # noqa: RUF012
@@ -83,7 +83,7 @@ class PerRunRow(Record, frozen=True, kw_only=True):
     stage_confidence: dict[str, Rate | None]
     gpu: GpuMemorySnapshot | None = None
     peak_memory_rss_mb: float | None = None
-    """Of the engine's process during this run, MB of 10^6 bytes."""
+    """Of the engine's process during this run, MiB (1,048,576 bytes)."""
     field_f1: Rate | None = None
     run_quality_status: RunQuality
     run_quality_reasons: tuple[str, ...] = ()

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from fewbits.analysis.wording import count
 from fewbits.records.extraction import Level, ReportType
-from fewbits.records.extraction_metrics import FieldMetrics, RateDifference
+from fewbits.records.extraction_metrics import GroupRates, RateDifference
 from fewbits.records.summary import QuantRow
 from fewbits.report import formats
 from fewbits.report.escape import markdown_name, markdown_text
@@ -44,23 +44,25 @@ def panels(shown: list[Shown]) -> list[str]:
     """Return the counts of every variant over the tests of each panel."""
     header = ("panel", "quant", "tests on the pages", "found", "field F1", "value accuracy", "unit", "range", "flag")
     rows = [
-        [_name(panel), markdown_name(row.quant_tag), *_panel_cells(metrics)]
+        [_name(panel), markdown_name(row.quant_tag), *_panel_cells(rates)]
         for panel in _in_order((name for _, found in shown for name in found.by_panel), ReportType)
         for row, found in shown
-        if (metrics := found.by_panel.get(panel)) is not None
+        if (rates := found.by_panel.get(panel)) is not None
     ]
     if not rows:
         return []
-    note = "Counted over the tests of each panel, without intervals: take a panel that stands out as a place to look."
+    note = "Brackets as above, over the pages that have the panel; unit, range and flag are counted without intervals."
     return ["#### By panel", table(header, rows, numeric=range(2, len(header))), note]
 
 
-def _panel_cells(metrics: FieldMetrics) -> list[str]:
-    shares = (metrics.value_accuracy, metrics.unit_accuracy, metrics.range_accuracy, metrics.flag_accuracy)
+def _panel_cells(rates: GroupRates) -> list[str]:
+    counts = rates.counts
+    shares = (counts.unit_accuracy, counts.range_accuracy, counts.flag_accuracy)
     return [
-        str(metrics.true_tests),
-        str(metrics.matched_tests),
-        formats.score(metrics.fields.f1),
+        str(counts.true_tests),
+        str(counts.matched_tests),
+        formats.score_estimate(rates.field_f1),
+        formats.percent_estimate(rates.value_accuracy),
         *(formats.percent(share.value) for share in shares),
     ]
 
@@ -72,7 +74,7 @@ def worst_tests(shown: list[Shown]) -> list[str]:
     rows = [
         [
             _name(test),
-            str(max(found.by_test[test].true_tests for _, found in shown if test in found.by_test)),
+            str(max(found.by_test[test].counts.true_tests for _, found in shown if test in found.by_test)),
             *(_test_cell(found.by_test.get(test)) for _, found in shown),
         ]
         for test, _ in worst
@@ -100,7 +102,8 @@ def _imperfect(shown: list[Shown]) -> dict[str, float]:
     """Return test -> field F1 over all variants together, of the tests that occur often enough and are not always right."""
     counts: dict[str, list[int]] = {}
     for _, found in shown:
-        for test, metrics in found.by_test.items():
+        for test, rates in found.by_test.items():
+            metrics = rates.counts
             if metrics.true_tests >= FEWEST_OCCURRENCES:
                 sums = counts.setdefault(test, [0, 0])
                 sums[0] += 2 * metrics.fields.true_positive
@@ -108,10 +111,10 @@ def _imperfect(shown: list[Shown]) -> dict[str, float]:
     return {test: right / (right + wrong) for test, (right, wrong) in counts.items() if wrong}
 
 
-def _test_cell(metrics: FieldMetrics | None) -> str:
-    if metrics is None:
+def _test_cell(rates: GroupRates | None) -> str:
+    if rates is None:
         return formats.MISSING
-    fields = metrics.fields
+    fields = rates.counts.fields
     return f"{formats.score(fields.f1)} ({fields.true_positive} / {fields.false_positive} / {fields.false_negative})"
 
 

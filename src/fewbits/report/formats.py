@@ -62,8 +62,8 @@ def size(size_bytes: int | None) -> str:
 
 
 def megabytes(value: float | None) -> str:
-    """Format the extraction benchmark's megabytes (10^6 bytes) as `size` does; `None` becomes an em dash."""
-    return size(None if value is None else round(value * 1e6))
+    """Format the extraction benchmark's mebibytes (`_mb` fields) as `size` does; `None` becomes an em dash."""
+    return size(None if value is None else round(value * 1024**2))
 
 
 def score_estimate(estimate: Estimate | None) -> str:

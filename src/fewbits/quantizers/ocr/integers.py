@@ -44,7 +44,7 @@ def prepare(source: Path, output: Path) -> None:
 def quantize_dynamic(prepared: Path, output: Path) -> None:
     """Write INT8 weights; inputs become integers as they come, each with the range that it has.
 
-    Small files, not speed: ONNX Runtime (1.31.1) takes 2.5 times as long over ConvInteger as over float convolutions. Depthwise
+    Small files, not speed: ONNX Runtime (1.31.1) takes about twice as long over ConvInteger as over float convolutions. Depthwise
     convolutions, which gain nothing in size, stay float.
     """
     from onnxruntime.quantization import QuantType
@@ -60,7 +60,7 @@ def quantize_static(prepared: Path, output: Path, inputs: Inputs, *, spare: bool
     """Write INT8 weights, one scale per output channel, and UINT8 activations with the ranges that `inputs` show.
 
     `inputs` are float32[N, 3, H, W] as the network takes them. `spare` leaves the stem and depthwise convolutions float: in the
-    recogniser they hold 1.5 % of the weights and cause 60 % of the loss of log probability (each group quantized alone).
+    recogniser they hold 1.5 % of the weights.
     """
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType
     from onnxruntime.quantization import quantize_static as static
