@@ -220,6 +220,14 @@ def test_no_line_and_no_log_holds_what_a_page_says(run: Path, pages: Path) -> No
 
 
 @pytest.mark.real
+def test_a_redacted_run_holds_nothing_about_the_patient(pages: Path, tmp_path: Path) -> None:
+    assert bench(pages, tmp_path, "--redact", "--repeats", "1", "--sample-size", "1") == 0
+    text = "".join(path.read_text() for path in tmp_path.rglob("*") if path.is_file())
+    assert "page-0001.png" in text
+    assert not [word for word in patient_words(read_labelled(pages)) if word in text]
+
+
+@pytest.mark.real
 def test_the_labs_own_artifacts_agree(run: Path) -> None:
     assert main(["verify", str(run)]) == 0
     summary = decode((run / "sweep_summary.json").read_bytes(), SweepSummary, "summary")

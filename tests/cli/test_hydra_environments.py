@@ -41,7 +41,7 @@ def test_the_environments_are_those_of_the_makefile(pixi: dict[str, Any]) -> Non
     full, light = sorted(makefile_extras(), key=len, reverse=True)
     assert extras(pixi, "dev") == extras(pixi, "rtx5090") == full
     assert extras(pixi, "default") == light
-    assert extras(pixi, "sensitivity") == full - {"dev", "detection"}
+    assert extras(pixi, "sensitivity") == full - {"dev", "detection", "extraction", "vision"}
 
 
 def test_every_extra_is_one_of_the_package(pixi: dict[str, Any], pyproject: dict[str, Any]) -> None:
@@ -65,3 +65,8 @@ def test_tasks_run_what_the_makefile_runs(pixi: dict[str, Any]) -> None:
             assert (ROOT / command.removeprefix("python ")).is_file()
         else:
             assert command.replace("'", "") == " && ".join(targets[name].strip().replace("\t", "").replace("'", "").splitlines())
+
+
+def test_uv_pins_what_the_constraints_file_pins(pyproject: dict[str, Any]) -> None:
+    pinned = set((ROOT / "constraints.txt").read_text().split())
+    assert set(pyproject["tool"]["uv"]["constraint-dependencies"]) <= pinned

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fewbits.api.extract_chat import ExtractionDispatch
@@ -17,6 +17,7 @@ from fewbits.images.pages import PAGE_LIMIT, find_inputs
 from fewbits.probes.machine import default_threads, hardware_fingerprint, total_memory_bytes, usable_cores
 from fewbits.records.extraction import ExtractionSettings, LabelledReports
 from fewbits.records.extraction_run import PageLabel, PageLabels
+from fewbits.runtimes.extraction.pipeline import without_patient
 from fewbits.runtimes.extraction.runtime import ExtractionOptions
 from fewbits.spec.load import load_spec
 from fewbits.store.artifacts import ArtifactCache
@@ -67,6 +68,8 @@ def prepare_extraction(request: ExtractRequest, cache: ArtifactCache | None = No
     files = files[: request.sample_size] if request.sample_size else files
     folder = request.input_dir if request.input_dir.is_dir() else request.input_dir.parent
     pages = pages_of(files, _labels(folder), page_limit=request.page_limit)
+    if request.redact:
+        pages = tuple(_redacted(page) for page in pages)
     bank = extraction_bank(folder, pages, f"pages:{folder.name or 'input'}", tolerance=request.tolerance)
     labels = PageLabels(pages=tuple(_label(index, page) for index, page in enumerate(pages, 1)))
     cache = cache or ArtifactCache()
@@ -117,6 +120,11 @@ def _check_settings(request: ExtractRequest) -> None:
 
 def _labels(folder: Path) -> LabelledReports | None:
     return read_labelled(folder) if (folder / LABELS_NAME).exists() else None
+
+
+def _redacted(page: InputPage) -> InputPage:
+    """Leave the patient out of the truth too: a run's folder holds it."""
+    return page if page.truth is None else replace(page, truth=without_patient(page.truth))
 
 
 def _label(index: int, page: InputPage) -> PageLabel:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fewbits.core import archive
 from fewbits.core.errors import SpecError
-from fewbits.quantizers.ocr import archive
 from fewbits.quantizers.ocr.archive import MEMBERS, open_ocr_archive, write_ocr_archive
 
 FILES = {name: name.encode() * 40 for name in MEMBERS}
@@ -63,7 +63,7 @@ def test_other_members_are_not_written(tmp_path: Path, names: tuple[str, ...]) -
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_archives_with_other_members_are_refused(tmp_path: Path, names: tuple[str, ...]) -> None:
     path = zipped(tmp_path / "a.zip", [(name, b"x") for name in names])
-    with pytest.raises(SpecError, match="is no OCR archive"):
+    with pytest.raises(SpecError, match="is no archive of an OCR engine"):
         open_ocr_archive(path)
 
 
@@ -88,14 +88,14 @@ def test_members_that_share_their_bytes_are_refused(tmp_path: Path) -> None:
         data[place + 42 : place + 46] = offset.to_bytes(4, "little")
         place += 46 + len(entry.filename)
     path.write_bytes(data)
-    with pytest.raises(SpecError, match="is no OCR archive"):
+    with pytest.raises(SpecError, match="is no archive of an OCR engine"):
         open_ocr_archive(path)
 
 
 def test_large_members_are_refused_before_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_ocr_archive(tmp_path / "a.zip", FILES)
     monkeypatch.setattr(archive, "MEMBER_LIMIT_BYTES", 100)
-    with pytest.raises(SpecError, match="is no OCR archive"):
+    with pytest.raises(SpecError, match="is no archive of an OCR engine"):
         open_ocr_archive(tmp_path / "a.zip")
 
 
@@ -104,7 +104,7 @@ def test_cut_off_and_damaged_archives_are_refused(tmp_path: Path, keep: int) -> 
     write_ocr_archive(tmp_path / "a.zip", FILES)
     data = (tmp_path / "a.zip").read_bytes()
     (tmp_path / "a.zip").write_bytes(data[:keep])
-    with pytest.raises(SpecError, match="is no OCR archive"):
+    with pytest.raises(SpecError, match="is no archive of an OCR engine"):
         open_ocr_archive(tmp_path / "a.zip")
 
 
@@ -113,11 +113,11 @@ def test_a_changed_byte_is_noticed(tmp_path: Path) -> None:
     data = bytearray((tmp_path / "a.zip").read_bytes())
     data[data.index(FILES["det.onnx"]) + 3] ^= 1
     (tmp_path / "a.zip").write_bytes(data)
-    with pytest.raises(SpecError, match="is no OCR archive"):
+    with pytest.raises(SpecError, match="is no archive of an OCR engine"):
         open_ocr_archive(tmp_path / "a.zip")
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing.zip"):
-        with pytest.raises(SpecError, match="is no OCR archive"):
+        with pytest.raises(SpecError, match="is no archive of an OCR engine"):
             open_ocr_archive(path)
