@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fewbits.extraction.analyte import Analyte
@@ -31,6 +31,9 @@ def test_normalized(printed: str, name: str) -> None:
 
 
 @given(st.text(max_size=40))
+@example("\u0391")
+@example("℡")
+@example("\u0393GT")
 def test_normalization_is_idempotent(text: str) -> None:
     assert normalized(normalized(text)) == normalized(text)
 

@@ -48,10 +48,11 @@ def normalized(name: str) -> str:
 
     Doing it twice changes nothing.
     """
-    for letter, spelled in _LETTERS.items():
-        name = name.replace(letter, spelled)
-    decomposed = unicodedata.normalize("NFKD", name.casefold())
+    # decomposed first: some signs hold capitals (U+2121 is TEL); and again, since folding can compose
+    decomposed = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", name).casefold())
     bare = "".join(each for each in decomposed if not unicodedata.combining(each))
+    for letter, spelled in _LETTERS.items():
+        bare = bare.replace(letter, spelled)
     return " ".join(re.findall(r"[^\W_]+|[%#]", bare))
 
 
