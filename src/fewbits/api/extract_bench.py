@@ -55,9 +55,10 @@ def run_extraction(
     directory = prepared.sweep.directory
 
     def make(sweep: PreparedSweep, watching: SweepObserver) -> dict[tuple[str, str], Variant]:
-        # only now the folder is known to be this plan's
+        variants = make_variants(sweep, watching)
+        # only now the folder is known to be this plan's, and every engine to be there
         atomic_write(directory.page_labels_path, encode_pretty(prepared.labels))
-        return make_variants(sweep, watching)
+        return variants
 
     run_sweep(prepared.sweep, observer, fresh=fresh, make=make)
     summary = write_results(directory)

@@ -24,6 +24,7 @@ _SETTINGS = (
     "temperature",
     "affinity_policy",
     "canary_runs",
+    "canary_latency_variance_threshold",
     "trial_timeout_seconds",
     "latency_ceiling",
     "adherence_floor",
