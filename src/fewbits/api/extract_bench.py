@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,8 @@ import msgspec
 
 from fewbits.analysis.extraction_benchmark import interpret
 from fewbits.api.extract_request import ExtractRequest, PreparedExtraction
-from fewbits.api.extract_results import by_variant, per_run_row, read_row_extractions
-from fewbits.api.sweeps import PreparedSweep, make_variants, run_sweep, write_results
+from fewbits.api.extract_results import by_variant, per_run_row
+from fewbits.api.sweeps import PreparedSweep, make_variants, run_sweep
 from fewbits.core.codec import encode_canonical, encode_pretty
 from fewbits.core.files import atomic_write
 from fewbits.probes.accelerators import torch_view
@@ -60,24 +60,23 @@ def run_extraction(
         atomic_write(directory.page_labels_path, encode_pretty(prepared.labels))
         return variants
 
-    run_sweep(prepared.sweep, observer, fresh=fresh, make=make)
-    summary = write_results(directory)
-    results = write_benchmark(directory, prepared.sweep.plan, request, prepared.files, evaluate=evaluate)
+    summary = run_sweep(prepared.sweep, observer, fresh=fresh, make=make)
+    results = write_benchmark(directory, summary, prepared, request, evaluate=evaluate)
     return ExtractionResult(summary, results, directory.root)
 
 
 def write_benchmark(
-    directory: RunDirectory, plan: Plan, request: ExtractRequest, files: Sequence[Path], *, evaluate: bool
+    directory: RunDirectory, summary: SweepSummary, prepared: PreparedExtraction, request: ExtractRequest, *, evaluate: bool
 ) -> BenchmarkResults:
-    """Write `per_run.jsonl` and `benchmark_results.json` of a run. Raises `StoreError`."""
-    journal = read_journal(directory.trials_path, TrialView)
-    runs = by_variant(directory, plan, journal)
-    rows = read_row_extractions(directory, plan, directory.read_manifests(), journal)
+    """Write `per_run.jsonl` and `benchmark_results.json` of a run, from its journal and its summary. Raises `StoreError`."""
+    plan = prepared.sweep.plan
+    runs = by_variant(directory, plan, read_journal(directory.trials_path, TrialView))
+    rows = {row.quant_tag: row.extraction for row in summary.sessions[0].per_quant if row.extraction is not None}
     in_order = sorted((run for found in runs.values() for run in found), key=lambda run: run.trial.index)
     atomic_write(directory.per_run_path, b"".join(encode_canonical(per_run_row(run)) + b"\n" for run in in_order))
     model_id = plan.models[0].model_id
     tags = [tag for tag in plan.spec.quants if (model_id, tag) in runs] or [plan.spec.quants[0]]
-    variants = {tag: _variant(rows[model_id, tag], evaluate=evaluate) for tag in tags}
+    variants = {tag: _variant(rows[tag], evaluate=evaluate) for tag in tags}
     first = variants[tags[0]]
     results = BenchmarkResults(
         run_id=directory.root.name,
@@ -85,8 +84,8 @@ def write_benchmark(
         config=_config(request, plan),
         inputs={
             "input_dir": str(request.input_dir),
-            "file_count": len(files),
-            "files": [path.name for path in files],
+            "file_count": len(prepared.files),
+            "files": [path.name for path in prepared.files],
             "repeats": request.repeats,
             "warmup_runs": request.warmup_runs,
         },

@@ -60,7 +60,7 @@ class ExtractionVariants:
             return sum(path.stat().st_size for path in folder.glob("*.safetensors")) if folder.is_dir() else 0
         if choice.kind is EngineKind.OCR_CHAT:
             return estimate_chat_bytes(self.cache, self.chat_model, choice)
-        return self._ocr().estimate_bytes(source, ocr_scheme(choice))
+        return self._ocr().estimate_bytes(source, choice.precision)
 
     def ensure(self, source: ModelSource, scheme: str, progress: Progress) -> Variant:
         """Return the engine, made where the cache lacks it.
@@ -76,7 +76,7 @@ class ExtractionVariants:
             return Variant(msgspec.structs.replace(chat.artifact, model_id=source.model_id), chat.path)
         pages = calibration_pages(self.cache, progress) if _is_static(choice) else ()
         quantizer = OcrQuantizer(self.cache, pages, threads=self.threads)
-        made = quantizer.ensure(quantizer.locate(OCR_MODEL), ocr_scheme(choice), progress)
+        made = quantizer.ensure(quantizer.locate(OCR_MODEL), choice.precision, progress)
         artifact = msgspec.structs.replace(made.artifact, model_id=source.model_id, scheme=choice.tag)
         return Variant(artifact, made.path)
 
@@ -100,11 +100,6 @@ class ExtractionVariants:
             architecture="vision-language model",
         )
         return Variant(artifact, folder)
-
-
-def ocr_scheme(choice: EngineChoice) -> str:
-    """Return the OCR quantizer's tag of an engine."""
-    return choice.precision
 
 
 def _is_static(choice: EngineChoice) -> bool:

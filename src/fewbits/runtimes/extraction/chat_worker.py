@@ -6,16 +6,12 @@ holds the engine, like `worker`: its clock covers the whole page, the chat model
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
 import sys
 import time
 from dataclasses import dataclass
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any
 
-from fewbits.core.archive import open_archive
 from fewbits.core.errors import IdentityError, TrialTimeoutError
 from fewbits.extraction.page_lines import page_lines
 from fewbits.records.extraction import ErrorKind
@@ -26,7 +22,6 @@ from fewbits.runtimes.extraction.pipeline import Pixels
 from fewbits.runtimes.extraction.worker import ExtractionWorker
 from fewbits.runtimes.http_stream import Endpoint, RefusedError, StreamRules, exchange, parse_base_url
 from fewbits.runtimes.worker_loop import serve
-from fewbits.spec.ocr_schemes import DETECTION_FILE, OCR_ARCHIVE, RECOGNITION_FILE
 
 ANSWER_TIMEOUT_SECONDS = 900.0
 """Of one answer. A benchmark's own limit of a trial comes first."""
@@ -111,14 +106,9 @@ def load_chat_engine(options: dict[str, Any]) -> tuple[ChatEngine, dict[str, Any
     `options` are those of `engines.load_engine` (`artifact` is the OCR archive, `folder` holds its files while they are used),
     and `chat_url` with `chat_name`, which a chat server must answer as. Raises `SpecError`, `PrerequisiteError`, `BackendError`.
     """
-    from fewbits.runtimes.extraction.ocr import OcrEngine, turned_note
-    from fewbits.runtimes.extraction.ocr_reader import ENGINE, OcrReader
+    from fewbits.runtimes.extraction.ocr import OcrEngine, load_reader, turned_note
 
-    archive, folder = Path(options["artifact"]), Path(options["folder"])
-    members = open_archive(archive, OCR_ARCHIVE, "OCR engine")
-    for name in (DETECTION_FILE, RECOGNITION_FILE):
-        (folder / name).write_bytes(members[name])
-    reader = OcrReader(folder / DETECTION_FILE, folder / RECOGNITION_FILE, threads=options["threads"])
+    reader, description = load_reader(options)
     server = ChatServer(
         endpoint=parse_base_url(options["chat_url"], "chat_url"),
         name=options["chat_name"],
@@ -140,16 +130,7 @@ def load_chat_engine(options: dict[str, Any]) -> tuple[ChatEngine, dict[str, Any
         retries=options["max_retries"],
         sampled=server.temperature > 0,
     )
-    with archive.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    versions = f"{importlib.metadata.version('rapidocr')} (onnxruntime {importlib.metadata.version('onnxruntime')})"
-    return engine, {
-        "engine": ENGINE,
-        "version": versions,
-        "sha256": sha256,
-        "threads": reader.threads,
-        "sampled": server.temperature > 0,
-    }
+    return engine, description | {"sampled": server.temperature > 0}
 
 
 if __name__ == "__main__":

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from fewbits.core.archive import open_archive
 from fewbits.core.errors import SpecError
 from fewbits.runtimes.extraction.pipeline import ExtractionEngine
 from fewbits.spec.extraction_engines import EngineKind, parse_engine
-from fewbits.spec.ocr_schemes import DETECTION_FILE, OCR_ARCHIVE, RECOGNITION_FILE
 
 if TYPE_CHECKING:
     from fewbits.runtimes.extraction.vision_census import PrecisionCensus
 
-OCR_ARCHIVE_WORDS = "OCR engine"
 _VISION: dict[str, tuple[Literal["bfloat16", "float16", "float32"], Literal[4, 8] | None]] = {
     "bf16": ("bfloat16", None),
     "fp16": ("float16", None),
@@ -42,20 +37,10 @@ def load_engine(options: dict[str, Any]) -> tuple[ExtractionEngine, dict[str, An
 
 
 def _load_ocr(options: dict[str, Any]) -> tuple[ExtractionEngine, dict[str, Any]]:
-    from fewbits.runtimes.extraction.ocr import OcrEngine
-    from fewbits.runtimes.extraction.ocr_reader import ENGINE, OcrReader
+    from fewbits.runtimes.extraction.ocr import OcrEngine, load_reader
 
-    archive = Path(options["artifact"])
-    members = open_archive(archive, OCR_ARCHIVE, OCR_ARCHIVE_WORDS)
-    folder = Path(options["folder"])
-    for name in (DETECTION_FILE, RECOGNITION_FILE):
-        (folder / name).write_bytes(members[name])
-    reader = OcrReader(folder / DETECTION_FILE, folder / RECOGNITION_FILE, threads=options["threads"])
-    with archive.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    versions = f"{importlib.metadata.version('rapidocr')} (onnxruntime {importlib.metadata.version('onnxruntime')})"
-    description = {"engine": ENGINE, "version": versions, "sha256": sha256, "threads": reader.threads, "sampled": False}
-    return OcrEngine(reader, options["engine"]), description
+    reader, description = load_reader(options)
+    return OcrEngine(reader, options["engine"]), description | {"sampled": False}
 
 
 def _load_vision(options: dict[str, Any], precision: str) -> tuple[ExtractionEngine, dict[str, Any]]:

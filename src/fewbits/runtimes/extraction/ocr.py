@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+from pathlib import Path
+from typing import Any
+
+from fewbits.core.archive import open_archive
+from fewbits.core.files import sha256_file
 from fewbits.extraction.classification import classify
 from fewbits.extraction.layout import read_report
 from fewbits.records.extraction import ErrorKind, LabReport, StageName
-from fewbits.runtimes.extraction.ocr_reader import OcrReader, OcrReading
+from fewbits.runtimes.extraction.ocr_reader import ENGINE, OcrReader, OcrReading
 from fewbits.runtimes.extraction.pipeline import EngineReport, Pixels, StageTimer
 from fewbits.runtimes.extraction.preprocessing import prepared
+from fewbits.spec.ocr_schemes import DETECTION_FILE, OCR_ARCHIVE, RECOGNITION_FILE
 
 CONFIDENCE = "mean over the rows of their least certain word's mean character probability"
 
@@ -64,6 +71,21 @@ class OcrEngine:
             reasoning="; ".join(ready.steps),
         )
         return ready.pixels, ready.steps
+
+
+def load_reader(options: dict[str, Any]) -> tuple[OcrReader, dict[str, Any]]:
+    """Load the networks of the archive `options["artifact"]`, whose files lie in `options["folder"]` while they are used.
+
+    The description holds engine, version, sha256 of the archive and threads. Raises `SpecError`, `PrerequisiteError`,
+    `BackendError`.
+    """
+    archive, folder = Path(options["artifact"]), Path(options["folder"])
+    members = open_archive(archive, OCR_ARCHIVE, "OCR engine")
+    for name in (DETECTION_FILE, RECOGNITION_FILE):
+        (folder / name).write_bytes(members[name])
+    reader = OcrReader(folder / DETECTION_FILE, folder / RECOGNITION_FILE, threads=options["threads"])
+    versions = f"{importlib.metadata.version('rapidocr')} (onnxruntime {importlib.metadata.version('onnxruntime')})"
+    return reader, {"engine": ENGINE, "version": versions, "sha256": sha256_file(archive), "threads": reader.threads}
 
 
 def turned_note(reading: OcrReading) -> tuple[str, ...]:

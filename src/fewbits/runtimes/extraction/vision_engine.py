@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fewbits.extraction.issues import issues_in_words
-from fewbits.records.extraction import ErrorKind, GpuMemorySnapshot, LabReport, StageName
+from fewbits.records.extraction import ErrorKind, LabReport, StageName
 from fewbits.runtimes.extraction.pipeline import EngineReport, Pixels, StageTimer
 from fewbits.runtimes.extraction.preprocessing import prepared
 from fewbits.runtimes.extraction.vision import Sampling, VisionExtraction, VisionModel
@@ -50,20 +50,12 @@ class VisionEngine:
             retries=found.retries,
             error=found.error_kind.value if found.error_kind is not None else None,
         )
-        memory = self._model.memory()
         return EngineReport(
             report=found.parsed.report or LabReport(),
             error_kind=found.error_kind,
             error=_WORDS.get(found.error_kind) if found.error_kind is not None else None,
             notes=ready.steps,
-            gpu=None
-            if memory is None
-            else GpuMemorySnapshot(
-                memory_allocated_mb=memory.memory_allocated_mb,
-                memory_reserved_mb=memory.memory_reserved_mb,
-                max_memory_allocated_mb=memory.max_memory_allocated_mb,
-                max_memory_reserved_mb=memory.max_memory_reserved_mb,
-            ),
+            gpu=self._model.memory(),
             sampled=self._sampling is not None,
             retries=found.retries,
         )
